@@ -1,0 +1,120 @@
+import { dirname, join } from "node:path";
+import type { Config } from "./config.ts";
+import { createDomain } from "./core/ctx.ts";
+import { createBus } from "./core/events.ts";
+import { createTokens, loadTokenSecret } from "./core/tokens.ts";
+import { createCounters, type Counters } from "./counters.ts";
+import { createHttpApp, listen } from "./http/server.ts";
+import { startDeviceCheck } from "./jobs/device-check.ts";
+import { startPurge } from "./jobs/purge.ts";
+import type { Log } from "./log.ts";
+import { startBroker } from "./mqtt/broker.ts";
+import { createIngest } from "./mqtt/ingest.ts";
+import { openStore } from "./store/open.ts";
+
+export interface App {
+  httpPort: number;
+  mqttPort: number;
+  storePath: string;
+  counters: Counters;
+  /** Everything in the reverse order of its start; what has been acknowledged is in the store when it returns. */
+  close(): Promise<void>;
+}
+
+export interface AppOptions {
+  config: Config;
+  log: Log;
+  /** The wall clock, epoch milliseconds. */
+  now?: () => number;
+}
+
+/** The path by which browsers and others that speak WebSocket reach the broker. */
+export const mqttWebSocketPath = "/mqtt";
+
+/**
+ * Puts the gateway together and starts it: store → core → jobs → mqtt → http.
+ * @throws {StartError} what cannot be started, in one line; what had been started by then is closed again
+ */
+export async function startApp({ config, log, now = Date.now }: AppOptions): Promise<App> {
+  const counters = createCounters();
+  const started: (() => Promise<void> | void)[] = [];
+  const closeAll = async (): Promise<void> => {
+    for (const close of started.toReversed()) await close();
+  };
+  try {
+    const store = openStore({
+      path: config.database.path,
+      maxPendingWrites: config.database.max_pending_writes,
+      log,
+      counters,
+    });
+    started.push(() => store.close());
+    const bus = createBus(log);
+    const domain = createDomain({ store, bus, log, now });
+    const secret = loadTokenSecret(config.server.jwt_secret, join(dirname(store.path), "jwt.secret"));
+    const tokens = createTokens({ domain, secret, now });
+
+    const purge = startPurge({ domain, bus, log });
+    started.push(() => purge.stop());
+
+    const ingest = createIngest({
+      domain,
+      log,
+      counters,
+      now,
+      topic: config.mqtt.topic,
+      maxPayloadBytes: config.mqtt.max_payload_bytes,
+      maxDevices: config.mqtt.max_devices,
+      resendWindow: config.mqtt.resend_window,
+    });
+    const broker = await startBroker({
+      ingest,
+      log,
+      counters,
+      ...config.broker,
+      topic: config.mqtt.topic,
+      anonymous: config.mqtt.anonymous,
+      trustedProxies: config.server.trusted_proxies,
+      maxConnections: config.mqtt.max_connections,
+      maxPacketBytes: config.mqtt.max_payload_bytes + 65_536,
+    });
+    started.push(() => broker.close());
+    // Devices that have been heard before they are cut off get their acknowledgement.
+    started.push(() => store.writer.drain());
+
+    const deviceCheck = startDeviceCheck({
+      domain,
+      publish: broker.publish,
+      log,
+      intervalMs: config.mqtt.device_check_interval * 1_000,
+    });
+    started.push(() => deviceCheck.stop());
+
+    const app = createHttpApp({
+      domain,
+      tokens,
+      publish: broker.publish,
+      isHealthy: store.isHealthy,
+      log,
+      counters,
+      registration: config.auth.registration,
+      publicDevices: config.auth.public_devices,
+      attemptsBurst: config.auth.attempts_burst,
+      attemptsPerMinute: config.auth.attempts_per_minute,
+      trustedProxies: config.server.trusted_proxies,
+      maxBodyBytes: config.server.max_body_bytes,
+    });
+    const http = await listen(app, { ...config.http, maxConnections: config.server.max_connections, counters });
+    started.push(() => http.close());
+    http.server.on("upgrade", (request, socket, head) => {
+      if (request.url?.split("?", 1)[0] === mqttWebSocketPath) broker.handleUpgrade(request, socket, head);
+      else socket.end("HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n");
+    });
+    started.push(() => broker.stopAccepting());
+
+    return { httpPort: http.port, mqttPort: broker.port, storePath: store.path, counters, close: closeAll };
+  } catch (error) {
+    await closeAll();
+    throw error;
+  }
+}

@@ -1,0 +1,337 @@
+import { existsSync, readFileSync } from "node:fs";
+import { hostname, networkInterfaces } from "node:os";
+import { parse } from "smol-toml";
+import * as v from "valibot";
+import { StartError } from "./core/errors.ts";
+import { logLevels } from "./log.ts";
+
+// One schema for config.toml and the environment: each key once, with what it means, its default, and what it takes.
+// The printed sample, the README's table and the check at the start are made from it.
+
+interface Key<S extends v.GenericSchema = v.GenericSchema> {
+  doc: string;
+  default: v.InferOutput<S> | undefined;
+  schema: S;
+}
+
+const key = <S extends v.GenericSchema>(
+  schema: S,
+  fallback: v.InferOutput<S>,
+  doc: string,
+): Key<S> & { default: v.InferOutput<S> } => ({ doc, default: fallback, schema });
+const optional = <S extends v.GenericSchema>(schema: S, doc: string): Key<S> & { default: undefined } => ({
+  doc,
+  default: undefined,
+  schema,
+});
+
+const string = v.string("must be a string");
+const integer = (min: number, max: number) => {
+  const message = `must be a whole number from ${min} to ${max}`;
+  return v.pipe(v.number(message), v.integer(message), v.minValue(min, message), v.maxValue(max, message));
+};
+const port = integer(0, 65_535);
+const oneOf = <const T extends readonly string[]>(values: T) =>
+  v.picklist(values, `must be one of ${values.join(", ")}`);
+const peerRule = oneOf(["open", "lan", "off"]);
+const ignored = v.union([v.string(), v.number()], "must be a string or a number");
+const topicName = v.pipe(
+  string,
+  v.regex(/^[^#+\0$][^#+\0]*$/, "must be a topic name: not empty, without # + and NUL, not beginning with $"),
+  v.regex(/[^/]$/, "must not end with /"),
+);
+
+/** Secrets that stand in documents and examples: whoever copies one has none. */
+const sampleSecrets = [
+  "your-secret-key",
+  "your_secret_key",
+  "changeme",
+  "change-me",
+  "secret",
+  "jwt-secret",
+  "jwt_secret",
+];
+
+const jwtSecret = v.pipe(
+  string,
+  v.check(
+    (secret) => !sampleSecrets.includes(secret.toLowerCase()),
+    "is a sample that everybody knows; leave it out and one is generated",
+  ),
+  v.check((secret) => Buffer.byteLength(secret) >= 32, "must be 32 bytes or longer; leave it out and one is generated"),
+);
+
+const megabyte = 1024 * 1024;
+
+export const sections = {
+  server: {
+    address: key(
+      v.pipe(string, v.regex(/^(?:[^:[\]]*|\[[^\]]+\])(?::\d{1,5})?$/, "must be host:port, :port or host")),
+      ":8080",
+      "where the API listens; an empty host is every interface",
+    ),
+    port: optional(port, "the API's port; wins over the one in `address`; 0 takes a free one"),
+    jwt_secret: optional(
+      jwtSecret,
+      "signs the tokens; 32 bytes or longer; absent, one is generated and kept in the data folder",
+    ),
+    trusted_proxies: key(
+      v.array(v.pipe(string, v.ip("must be an IP address"))),
+      [] as string[],
+      "addresses of reverse proxies whose X-Forwarded-For is believed",
+    ),
+    max_body_bytes: key(
+      integer(1_024, 16 * megabyte),
+      65_536,
+      "the largest request body; a larger one is answered 413",
+    ),
+    max_connections: key(integer(1, 65_535), 512, "HTTP connections at once"),
+    log_level: key(oneOf(logLevels), "info", "what is logged: debug, info, warn or error"),
+  },
+  database: {
+    path: key(
+      v.pipe(string, v.nonEmpty("must not be empty")),
+      "data/lambdaiot.db",
+      "the store's file; its folder holds the token secret too",
+    ),
+    max_pending_writes: key(
+      integer(100, 10_000_000),
+      100_000,
+      "writes that may wait for their commit; more are refused",
+    ),
+    host: optional(ignored, "accepted and ignored: the store is built in"),
+    port: optional(ignored, "accepted and ignored"),
+    user: optional(ignored, "accepted and ignored"),
+    password: optional(ignored, "accepted and ignored"),
+    name: optional(ignored, "accepted and ignored"),
+  },
+  mqtt: {
+    broker: key(
+      string,
+      "tcp://localhost:1883",
+      "this gateway's own listener; the broker is built in, so a remote host is refused",
+    ),
+    address: key(string, "", "the interface the broker listens on; empty is every one"),
+    port: optional(port, "the broker's port; wins over the one in `broker`; 0 takes a free one"),
+    topic: key(topicName, "lambdaiot", "carries readings, checks and commands; `{topic}/discovery` the announcements"),
+    client_id: key(
+      string,
+      "lambdaiot-core",
+      "accepted for the document's sake: the gateway is no client of its own broker",
+    ),
+    username: key(string, "", "with `password`, required of every device"),
+    password: key(string, "", "with `username`, required of every device"),
+    anonymous: key(peerRule, "lan", "who may connect without credentials: open, lan or off"),
+    device_check_interval: key(
+      integer(1, 86_400),
+      60,
+      "seconds between two checks of a device; after three without a sign of life it is lost",
+    ),
+    max_payload_bytes: key(
+      integer(1_024, 16 * megabyte),
+      65_536,
+      "the largest reading or announcement; a larger one is acknowledged, counted and not stored",
+    ),
+    max_devices: key(integer(1, 1_000_000), 10_000, "devices that announcements may bring into being"),
+    max_connections: key(integer(1, 65_535), 1_000, "MQTT connections at once, over TCP, and as many over WebSocket"),
+    resend_window: key(
+      integer(256, 1_000_000),
+      10_000,
+      "readings without value_at for which a resend is still recognised",
+    ),
+  },
+  auth: {
+    registration: key(
+      oneOf(["open", "lan", "first", "off"]),
+      "lan",
+      "who may register: open, lan, first (only the first user), off",
+    ),
+    public_devices: key(peerRule, "lan", "who may list the devices without a token: open, lan or off"),
+    attempts_burst: key(integer(1, 10_000), 20, "failed logins, and registrations, from one address at once"),
+    attempts_per_minute: key(
+      integer(1, 10_000),
+      10,
+      "failed logins, and registrations, from one address in a minute after that",
+    ),
+  },
+} as const satisfies Record<string, Record<string, Key>>;
+
+type Sections = typeof sections;
+type ValueOf<K> = K extends { default: undefined; schema: infer S extends v.GenericSchema }
+  ? v.InferOutput<S> | undefined
+  : K extends { schema: infer S extends v.GenericSchema }
+    ? v.InferOutput<S>
+    : never;
+type Settings = { -readonly [S in keyof Sections]: { -readonly [K in keyof Sections[S]]: ValueOf<Sections[S][K]> } };
+
+/** The configuration as the gateway uses it: checked, with defaults filled in and addresses taken apart. */
+export interface Config extends Settings {
+  http: { host: string | undefined; port: number };
+  broker: { host: string | undefined; port: number; credentials: { username: string; password: string } | undefined };
+  /** What its reader should know, though nothing is wrong. */
+  notices: string[];
+}
+
+export interface ConfigSource {
+  /** The text of a TOML file, and its name for messages. */
+  file?: { name: string; text: string } | undefined;
+  env: Readonly<Record<string, string | undefined>>;
+}
+
+const envPrefix = "LAMBDAIOT_";
+
+export const envName = (section: string, name: string): string => `${envPrefix}${section}_${name}`.toUpperCase();
+
+/** Reads `path`; without one, `config.toml` in the working folder where there is one. @throws {StartError} */
+export function readConfigFile(path: string | undefined): ConfigSource["file"] {
+  const name = path ?? "config.toml";
+  if (path === undefined && !existsSync(name)) return undefined;
+  try {
+    return { name, text: readFileSync(name, "utf8") };
+  } catch (error) {
+    throw new StartError(
+      `${name} cannot be read: ${(error as NodeJS.ErrnoException).code ?? (error as Error).message}`,
+      2,
+    );
+  }
+}
+
+/** @throws {StartError} with one line for each mistake */
+export function parseConfig({ file, env }: ConfigSource): Config {
+  const mistakes: string[] = [];
+  const given = file === undefined ? {} : parseToml(file, mistakes);
+  const where = file?.name ?? "";
+  for (const section of Object.keys(given)) {
+    if (!Object.hasOwn(sections, section)) mistakes.push(`${where}: unknown section [${section}]`);
+  }
+  const known = new Set<string>();
+  const settings: Record<string, Record<string, unknown>> = {};
+  for (const [section, keys] of Object.entries(sections) as [string, Record<string, Key>][]) {
+    const values = Object.hasOwn(given, section) ? given[section] : {};
+    if (typeof values !== "object" || values === null || Array.isArray(values)) {
+      mistakes.push(`${where}: ${section} must be a section, [${section}]`);
+      continue;
+    }
+    for (const name of Object.keys(values)) {
+      if (!Object.hasOwn(keys, name)) mistakes.push(`${where}: unknown key ${section}.${name}`);
+    }
+    settings[section] = Object.fromEntries(
+      Object.entries(keys).map(([name, { schema, default: fallback }]) => {
+        const variable = envName(section, name);
+        known.add(variable);
+        const fromEnv = env[variable];
+        const value =
+          fromEnv === undefined ? (values as Record<string, unknown>)[name] : parseEnvValue(fromEnv, schema);
+        if (value === undefined) return [name, fallback];
+        const result = v.safeParse(schema, value);
+        if (!result.success)
+          mistakes.push(
+            `${fromEnv === undefined ? `${where}: ${section}.${name}` : variable} ${result.issues[0].message}`,
+          );
+        return [name, value];
+      }),
+    );
+  }
+  for (const name of Object.keys(env)) {
+    if (name.startsWith(envPrefix) && !known.has(name)) mistakes.push(`unknown environment variable ${name}`);
+  }
+  if (mistakes.length > 0) throw new StartError(mistakes.join("\n"), 2);
+  return resolve(settings as unknown as Settings, mistakes);
+}
+
+function parseToml({ name, text }: { name: string; text: string }, mistakes: string[]): Record<string, unknown> {
+  try {
+    return parse(text);
+  } catch (error) {
+    // Its message goes on with an excerpt of the file; the first line says what is wrong and where.
+    const { message, line, column } = error as Error & { line?: number; column?: number };
+    const place = line === undefined ? "" : ` at line ${line}, column ${column}`;
+    mistakes.push(`${name}: ${message.split("\n", 1)[0]}${place}`);
+    return {};
+  }
+}
+
+/** The environment knows strings alone: numbers and lists (separated by commas) are told by what the key takes. */
+function parseEnvValue(text: string, schema: v.GenericSchema): unknown {
+  if (schema.type === "number") return /^-?\d+$/.test(text) ? Number(text) : text;
+  if (schema.type === "array")
+    return text
+      .split(",")
+      .map((item) => item.trim())
+      .filter((item) => item !== "");
+  return text;
+}
+
+function resolve(settings: Settings, mistakes: string[]): Config {
+  const { server, database, mqtt } = settings;
+  const notices: string[] = [];
+  const http = splitAddress(server.address);
+  const broker = splitBroker(mqtt.broker, mistakes);
+  const unused = (["host", "port", "user", "password", "name"] as const).filter((name) => database[name] !== undefined);
+  if (unused.length > 0) notices.push(`database.${unused.join(", ")} ignored: the store is built in, at database.path`);
+  if ((mqtt.username === "") !== (mqtt.password === ""))
+    mistakes.push("mqtt.username and mqtt.password go together: set both or neither");
+  if (mistakes.length > 0) throw new StartError(mistakes.join("\n"), 2);
+  return {
+    ...settings,
+    http: { host: http.host, port: server.port ?? http.port ?? 8080 },
+    broker: {
+      host: mqtt.address === "" ? undefined : mqtt.address,
+      port: mqtt.port ?? broker.port,
+      credentials: mqtt.username === "" ? undefined : { username: mqtt.username, password: mqtt.password },
+    },
+    notices,
+  };
+}
+
+function splitAddress(address: string): { host: string | undefined; port: number | undefined } {
+  const match = /^(?:\[([^\]]+)\]|([^:]*))(?::(\d+))?$/.exec(address);
+  const host = match?.[1] ?? match?.[2] ?? "";
+  return { host: host === "" ? undefined : host, port: match?.[3] === undefined ? undefined : Number(match[3]) };
+}
+
+function splitBroker(broker: string, mistakes: string[]): { port: number } {
+  const url = URL.parse(/^[a-z]+:\/\//i.test(broker) ? broker : `tcp://${broker}`);
+  if (url === null || !["tcp:", "mqtt:"].includes(url.protocol)) {
+    mistakes.push(`mqtt.broker must be tcp://localhost:PORT, not ${JSON.stringify(broker)}`);
+    return { port: 1883 };
+  }
+  const host = url.hostname.replaceAll(/[[\]]/g, "");
+  if (!isThisMachine(host)) {
+    mistakes.push(
+      `mqtt.broker names another machine, ${host}: the broker is built into lambdaiot, and devices connect to it directly`,
+    );
+  }
+  return { port: url.port === "" ? 1883 : Number(url.port) };
+}
+
+function isThisMachine(host: string): boolean {
+  if (["", "localhost", "0.0.0.0", "::", "::1", hostname().toLowerCase()].includes(host) || host.startsWith("127."))
+    return true;
+  return Object.values(networkInterfaces()).some((addresses) => addresses?.some(({ address }) => address === host));
+}
+
+/** A value as TOML writes it. */
+const toToml = (value: unknown): string => JSON.stringify(value);
+
+/** A config.toml with every key at its default, documented. What has no default is commented out. */
+export function renderSample(): string {
+  const blocks = Object.entries(sections).map(([section, keys]) => {
+    const lines = Object.entries(keys as Record<string, Key>).map(([name, { doc, default: fallback }]) =>
+      [`# ${doc}`, fallback === undefined ? `# ${name} =` : `${name} = ${toToml(fallback)}`].join("\n"),
+    );
+    return [`[${section}]`, ...lines].join("\n");
+  });
+  return `${blocks.join("\n\n")}\n`;
+}
+
+/** The same as a table for the README. */
+export function renderTable(): string {
+  const rows = Object.entries(sections).flatMap(([section, keys]) =>
+    Object.entries(keys as Record<string, Key>).map(([name, { doc, default: fallback }]) => {
+      const shown = fallback === undefined ? "" : `\`${toToml(fallback)}\``;
+      return `| \`${section}.${name}\` | ${shown} | \`${envName(section, name)}\` | ${doc} |`;
+    }),
+  );
+  return ["| key | default | environment | meaning |", "| --- | --- | --- | --- |", ...rows].join("\n");
+}

@@ -1,0 +1,107 @@
+import { asc, eq } from "drizzle-orm";
+import { actors, devices, purges, sensors } from "../store/schema.ts";
+import type { Ctx } from "./ctx.ts";
+import { addEdited, requireDevice } from "./devices.ts";
+import { DomainError } from "./errors.ts";
+import { newUuid } from "./ids.ts";
+import type { Patch } from "./schemas.ts";
+
+// Sensors and actors: one shape, one set of verbs.
+
+export type ComponentKind = "sensor" | "actor";
+
+const tables = { sensor: sensors, actor: actors } as const;
+
+/** A sensor or an actor with the id of its device. */
+export interface Component {
+  pk: number;
+  id: string;
+  deviceId: string;
+  name: string;
+  type: string;
+  dataTypeId: number;
+  isActive: boolean;
+  editedFields: string[];
+  createdAt: number;
+  updatedAt: number;
+}
+
+export interface ComponentInput {
+  deviceId: string;
+  name: string;
+  type: string;
+  dataTypeId: number;
+}
+
+const select = (ctx: Ctx, kind: ComponentKind) => {
+  const table = tables[kind];
+  return ctx.db
+    .select({
+      pk: table.pk,
+      id: table.id,
+      deviceId: devices.id,
+      name: table.name,
+      type: table.type,
+      dataTypeId: table.dataTypeId,
+      isActive: table.active,
+      editedFields: table.editedFields,
+      createdAt: table.createdAt,
+      updatedAt: table.updatedAt,
+    })
+    .from(table)
+    .innerJoin(devices, eq(devices.pk, table.devicePk));
+};
+
+/** All of a kind, oldest first. */
+export function listComponents(ctx: Ctx, kind: ComponentKind): Component[] {
+  const table = tables[kind];
+  return select(ctx, kind).orderBy(asc(table.createdAt), asc(table.pk)).all();
+}
+
+export const findComponent = (ctx: Ctx, kind: ComponentKind, id: string): Component | undefined =>
+  select(ctx, kind).where(eq(tables[kind].id, id)).get();
+
+/** @throws {DomainError} `not_found` */
+export function getComponent(ctx: Ctx, kind: ComponentKind, id: string): Component {
+  const component = findComponent(ctx, kind, id);
+  if (component === undefined) throw new DomainError("not_found", `${kind} not found`);
+  return component;
+}
+
+/** @throws {DomainError} `invalid` where the device does not exist. */
+export function createComponent(ctx: Ctx, kind: ComponentKind, { deviceId, ...fields }: ComponentInput): Component {
+  const device = requireDevice(ctx, deviceId);
+  const id = newUuid();
+  const now = ctx.now();
+  ctx.db
+    .insert(tables[kind])
+    .values({ id, devicePk: device.pk, ...fields, createdAt: now, updatedAt: now })
+    .run();
+  return getComponent(ctx, kind, id);
+}
+
+/** Changes what is given. What a user has set, the device's next announcement leaves alone. */
+export function updateComponent(
+  ctx: Ctx,
+  kind: ComponentKind,
+  id: string,
+  { deviceId, ...fields }: Patch<ComponentInput>,
+): void {
+  const component = getComponent(ctx, kind, id);
+  const move = deviceId === undefined ? {} : { devicePk: requireDevice(ctx, deviceId).pk };
+  ctx.db
+    .update(tables[kind])
+    .set({ ...fields, ...move, editedFields: addEdited(component.editedFields, fields), updatedAt: ctx.now() })
+    .where(eq(tables[kind].pk, component.pk))
+    .run();
+}
+
+/** Removes a sensor or an actor; a sensor's readings are out of reach at once, and their rows go in the background. */
+export function deleteComponent(ctx: Ctx, kind: ComponentKind, id: string): void {
+  const { pk } = getComponent(ctx, kind, id);
+  ctx.db.delete(tables[kind]).where(eq(tables[kind].pk, pk)).run();
+  if (kind === "sensor") {
+    ctx.db.insert(purges).values({ sensorPk: pk }).run();
+    ctx.emit("sensors.removed", { count: 1 });
+  }
+}

@@ -1,0 +1,59 @@
+import type { Log } from "../log.ts";
+import type { Db, Store } from "../store/open.ts";
+import type { Bus, Emit, EventMap, EventName } from "./events.ts";
+
+/** Who asks. */
+export type Actor =
+  | { kind: "system" }
+  | { kind: "anonymous" }
+  | { kind: "device" } // over MQTT, without an identity of its own
+  | { kind: "user"; id: string; username: string; role: "admin" | "member" };
+
+/** What every verb of the domain gets as its first argument. */
+export interface Ctx {
+  db: Db;
+  /** The wall clock, epoch milliseconds. */
+  now: () => number;
+  emit: Emit;
+  log: Log;
+  actor: Actor;
+}
+
+/** The domain's two doors. Verbs are synchronous; only the wait for the disk is not. */
+export interface Domain {
+  /** Runs a verb that only reads. */
+  read<T>(actor: Actor, verb: (ctx: Ctx) => T): T;
+  /**
+   * Runs a verb that writes in the next shared transaction. Settles after COMMIT; the verb's events are emitted then,
+   * and only then. A verb may run twice (see Writer.submit): apart from the store it changes nothing.
+   */
+  commit<T>(actor: Actor, verb: (ctx: Ctx) => T): Promise<T>;
+}
+
+export interface DomainOptions {
+  store: Store;
+  bus: Bus;
+  log: Log;
+  now?: () => number;
+}
+
+type Held = { [K in EventName]: { name: K; event: EventMap[K] } }[EventName];
+
+const emitNothing: Emit = (name) => {
+  throw new Error(`${name} emitted by a verb that only reads`);
+};
+
+export function createDomain({ store, bus, log, now = Date.now }: DomainOptions): Domain {
+  return {
+    read: (actor, verb) => verb({ db: store.db, now, emit: emitNothing, log, actor }),
+    async commit(actor, verb) {
+      const { result, held } = await store.writer.submit(() => {
+        const events: Held[] = [];
+        const emit: Emit = (name, event) => void events.push({ name, event } as Held);
+        return { result: verb({ db: store.db, now, emit, log, actor }), held: events };
+      });
+      for (const { name, event } of held) bus.emit(name, event);
+      return result;
+    },
+  };
+}

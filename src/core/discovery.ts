@@ -1,0 +1,160 @@
+import { count, eq } from "drizzle-orm";
+import { actors, devices, sensors } from "../store/schema.ts";
+import type { ComponentKind } from "./components.ts";
+import type { Ctx } from "./ctx.ts";
+import { deviceStatus, findDevice, noteMessage, setDeviceStatus, type Device } from "./devices.ts";
+import { deriveComponentId } from "./ids.ts";
+import type { Patch } from "./schemas.ts";
+
+// A device announces itself, with its sensors and actors: what is new is made, what has changed is changed, what is no
+// longer there becomes inactive. An equal announcement changes nothing.
+
+export interface AnnouncedComponent {
+  /** Absent: derived from the device's id and the place in the list. */
+  id?: string | undefined;
+  name?: string | undefined;
+  type?: string | undefined;
+  dataTypeId?: number | undefined;
+}
+
+export interface Announcement {
+  id: string;
+  mac?: string | undefined;
+  name?: string | undefined;
+  description?: string | undefined;
+  location?: string | undefined;
+  sensors: AnnouncedComponent[];
+  actors: AnnouncedComponent[];
+}
+
+export interface AnnounceResult {
+  /** Sensors and actors that were left out because they belong to another device. */
+  foreign: string[];
+  /** The device is not known and there is no room for another one. */
+  isRefused: boolean;
+}
+
+/** What a component is until its device says otherwise: 2 is a number, which takes booleans as 0 and 1 too. */
+const defaultType = "unknown";
+const defaultDataTypeId = 2;
+
+const tables = { sensor: sensors, actor: actors } as const;
+
+export function announceDevice(
+  ctx: Ctx,
+  announcement: Announcement,
+  { maxDevices }: { maxDevices: number },
+): AnnounceResult {
+  const known = findDevice(ctx, announcement.id);
+  if (known === undefined && countDevices(ctx) >= maxDevices) return { foreign: [], isRefused: true };
+  const device = known === undefined ? insertDevice(ctx, announcement) : syncDevice(ctx, known, announcement);
+  const foreign = [
+    ...syncComponents(ctx, "sensor", device, announcement.sensors),
+    ...syncComponents(ctx, "actor", device, announcement.actors),
+  ];
+  return { foreign, isRefused: false };
+}
+
+const countDevices = (ctx: Ctx): number => ctx.db.select({ n: count() }).from(devices).get()?.n ?? 0;
+
+function insertDevice(ctx: Ctx, { id, mac, name, description = "", location = "" }: Announcement): Device {
+  const now = ctx.now();
+  const device = ctx.db
+    .insert(devices)
+    .values({
+      id,
+      name: name ?? mac ?? id,
+      description,
+      location,
+      statusId: deviceStatus.ok,
+      mac: mac ?? null,
+      lastSeenAt: now,
+      createdAt: now,
+      updatedAt: now,
+    })
+    .returning()
+    .get();
+  ctx.emit("device.status", { deviceId: id, statusId: deviceStatus.ok });
+  return device;
+}
+
+function syncDevice(ctx: Ctx, device: Device, { mac, name, description, location }: Announcement): Device {
+  const changes = differing(device, { mac, name, description, location });
+  if (changes !== undefined) {
+    ctx.db
+      .update(devices)
+      .set({ ...changes, updatedAt: ctx.now() })
+      .where(eq(devices.pk, device.pk))
+      .run();
+  }
+  noteMessage(ctx, device);
+  if (device.statusId === deviceStatus.pending) setDeviceStatus(ctx, device, deviceStatus.ok);
+  return device;
+}
+
+/** Those announced fields that are not as stored and that no user has set; `undefined` where there are none. */
+function differing<T extends { editedFields: string[] }>(
+  stored: T,
+  announced: Patch<Omit<T, "editedFields">>,
+): Partial<T> | undefined {
+  const changes = Object.entries(announced).filter(
+    ([field, value]) =>
+      value !== undefined && stored[field as keyof T] !== value && !stored.editedFields.includes(field),
+  );
+  return changes.length === 0 ? undefined : (Object.fromEntries(changes) as Partial<T>);
+}
+
+/** @returns the ids that were left out */
+function syncComponents(ctx: Ctx, kind: ComponentKind, device: Device, announced: AnnouncedComponent[]): string[] {
+  const table = tables[kind];
+  const foreign: string[] = [];
+  const present = new Set<number>();
+  for (const [position, { id: ownId, ...fields }] of announced.entries()) {
+    const id = ownId ?? deriveComponentId(device.id, kind, position);
+    const known = ctx.db.select().from(table).where(eq(table.id, id)).get();
+    if (known === undefined)
+      present.add(insertComponent(ctx, kind, device, { id, fallbackName: `${kind}-${position}`, ...fields }));
+    else if (known.devicePk !== device.pk) foreign.push(id);
+    else {
+      present.add(known.pk);
+      const changes = differing(known, { ...fields, active: true });
+      if (changes !== undefined)
+        ctx.db
+          .update(table)
+          .set({ ...changes, updatedAt: ctx.now() })
+          .where(eq(table.pk, known.pk))
+          .run();
+    }
+  }
+  for (const { pk, active } of ctx.db
+    .select({ pk: table.pk, active: table.active })
+    .from(table)
+    .where(eq(table.devicePk, device.pk))
+    .all()) {
+    if (active && !present.has(pk))
+      ctx.db.update(table).set({ active: false, updatedAt: ctx.now() }).where(eq(table.pk, pk)).run();
+  }
+  return foreign;
+}
+
+function insertComponent(
+  ctx: Ctx,
+  kind: ComponentKind,
+  device: Device,
+  { id, name, type, dataTypeId, fallbackName }: AnnouncedComponent & { id: string; fallbackName: string },
+): number {
+  const now = ctx.now();
+  return ctx.db
+    .insert(tables[kind])
+    .values({
+      id,
+      devicePk: device.pk,
+      name: name ?? fallbackName,
+      type: type ?? defaultType,
+      dataTypeId: dataTypeId ?? defaultDataTypeId,
+      createdAt: now,
+      updatedAt: now,
+    })
+    .returning({ pk: tables[kind].pk })
+    .get().pk;
+}

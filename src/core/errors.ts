@@ -1,0 +1,37 @@
+// What can go wrong in the domain, by kind. HTTP numbers and error bodies belong to the dialects.
+
+export type ErrorCode =
+  | "invalid" // the input breaks a rule
+  | "unauthenticated" // nobody, or not who they say
+  | "forbidden" // known, and not allowed
+  | "not_found"
+  | "conflict" // already taken
+  | "too_large"
+  | "rate_limited"
+  | "unavailable"; // not now: the store does not take it
+
+/** An error whose message is meant for whoever made the call. */
+export class DomainError extends Error {
+  readonly code: ErrorCode;
+  /** Seconds after which trying again makes sense, with `rate_limited` and `unavailable`. */
+  readonly retryAfterSeconds: number | undefined;
+
+  constructor(code: ErrorCode, message: string, options: { cause?: unknown; retryAfterSeconds?: number } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = "DomainError";
+    this.code = code;
+    this.retryAfterSeconds = options.retryAfterSeconds;
+  }
+}
+
+/** A mistake that stops the start or a command: shown as its message alone, without a stack. */
+export class StartError extends Error {
+  /** The process's exit code: 2 for a mistake in configuration or usage, 1 for anything else. */
+  readonly exitCode: 1 | 2;
+
+  constructor(message: string, exitCode: 1 | 2 = 1) {
+    super(message);
+    this.name = "StartError";
+    this.exitCode = exitCode;
+  }
+}

@@ -1,0 +1,40 @@
+import type { Log } from "../log.ts";
+
+// What has happened, after it is durable. An event only wakes whoever waits; whatever must survive a crash is read from
+// the store, never from here.
+
+export interface EventMap {
+  "reading.stored": { readingId: number; sensorPk: number; valueAt: number; value: number };
+  "device.status": { deviceId: string; statusId: number };
+  "sensors.removed": { count: number };
+}
+
+export type EventName = keyof EventMap;
+export type Emit = <K extends EventName>(name: K, event: EventMap[K]) => void;
+
+export interface Bus {
+  emit: Emit;
+  /** Returns the function that takes the listener away. */
+  on<K extends EventName>(name: K, listener: (event: EventMap[K]) => void): () => void;
+}
+
+/** A listener that throws is logged, and harms neither the others nor whoever emitted. */
+export function createBus(log: Log): Bus {
+  const listeners = new Map<EventName, Set<(event: never) => void>>();
+  return {
+    emit(name, event) {
+      for (const listener of listeners.get(name) ?? []) {
+        try {
+          listener(event as never);
+        } catch (error) {
+          log.sampled(`bus.${name}`, "an event's listener failed", { event: name, error });
+        }
+      }
+    },
+    on(name, listener) {
+      const set = listeners.get(name) ?? new Set();
+      listeners.set(name, set.add(listener));
+      return () => void set.delete(listener);
+    },
+  };
+}

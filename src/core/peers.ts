@@ -1,0 +1,58 @@
+import { BlockList, isIPv4, isIPv6 } from "node:net";
+
+/** Who may do something without credentials: anyone, peers of the local network, nobody. */
+export type PeerRule = "open" | "lan" | "off";
+
+const local = new BlockList();
+for (const [net, prefix] of [
+  ["127.0.0.0", 8], // loopback
+  ["10.0.0.0", 8], // RFC 1918
+  ["172.16.0.0", 12],
+  ["192.168.0.0", 16],
+  ["169.254.0.0", 16], // link-local, RFC 3927
+] as const)
+  local.addSubnet(net, prefix, "ipv4");
+local.addAddress("::1", "ipv6");
+local.addSubnet("fc00::", 7, "ipv6"); // ULA, RFC 4193
+local.addSubnet("fe80::", 10, "ipv6"); // link-local, RFC 4291
+
+/** Loopback, RFC 1918, unique local and link-local addresses, IPv4 ones also in their IPv6-mapped form. */
+export function isLocalAddress(address: string): boolean {
+  const bare = normalizeAddress(address);
+  if (isIPv4(bare)) return local.check(bare, "ipv4");
+  return isIPv6(bare) && local.check(bare, "ipv6");
+}
+
+/** Without the zone (`%eth0`), and `::ffff:192.168.0.7` as `192.168.0.7`. */
+export function normalizeAddress(address: string): string {
+  const bare = address.split("%", 1)[0] ?? address;
+  return bare.toLowerCase().startsWith("::ffff:") && isIPv4(bare.slice(7)) ? bare.slice(7) : bare;
+}
+
+/** Where a caller stands: its address, or `outside` where a proxy that nobody vouches for speaks for it. */
+export interface Peer {
+  address: string;
+  isLocal: boolean;
+}
+
+export const isPeerAllowed = (rule: PeerRule, peer: Peer): boolean =>
+  rule === "open" || (rule === "lan" && peer.isLocal);
+
+/**
+ * The caller behind a connection. A proxy in `trustedProxies` is believed when it says for whom it speaks, the last
+ * address in `X-Forwarded-For` that is no such proxy; the header from anybody else makes the caller count as outside.
+ */
+export function resolvePeer(
+  socketAddress: string,
+  forwardedFor: string | string[] | undefined,
+  trustedProxies: readonly string[],
+): Peer {
+  const address = normalizeAddress(socketAddress);
+  if (forwardedFor === undefined) return { address, isLocal: isLocalAddress(address) };
+  if (!trustedProxies.includes(address)) return { address, isLocal: false };
+  const hops = (Array.isArray(forwardedFor) ? forwardedFor.join(",") : forwardedFor)
+    .split(",")
+    .map((hop) => normalizeAddress(hop.trim()));
+  const caller = hops.findLast((hop) => !trustedProxies.includes(hop)) ?? address;
+  return { address: caller, isLocal: isLocalAddress(caller) };
+}

@@ -1,0 +1,256 @@
+import type { Statement } from "better-sqlite3";
+import { eq } from "drizzle-orm";
+import { readings, sensors } from "../store/schema.ts";
+import type { Db } from "../store/open.ts";
+import type { Ctx } from "./ctx.ts";
+import { findComponent } from "./components.ts";
+import { noteMessage } from "./devices.ts";
+import { DomainError } from "./errors.ts";
+import { maxAheadMs } from "./time.ts";
+
+export interface Reading {
+  id: number;
+  sensorId: string;
+  value: number;
+  valueAt: number;
+}
+
+export interface ReadingInput {
+  sensorId: string;
+  value: number;
+  /** Absent: the time at which the reading is stored. */
+  valueAt?: number | undefined;
+}
+
+/** The statements of the hot path, prepared once a store: building them anew costs more than running them. */
+interface Statements {
+  findSensor: Statement<
+    [string],
+    { sensorPk: number; pk: number; id: string; statusId: number; lastSeenAt: number | null }
+  >;
+  findSame: Statement<[number, number, number], number>;
+  insert: Statement<[number, number, number]>;
+  /** The newest readings of one sensor that come after a place in the order. */
+  page: Statement<PageStart & { sensorPk: number; from: number; limit: number }, Row>;
+}
+
+/** A place in the order (value_at, id), both descending; `beforeId: 0` is the place before an instant's first reading. */
+interface PageStart {
+  beforeAt: number;
+  beforeId: number;
+}
+
+type Row = [id: number, value: number, valueAt: number];
+
+const prepared = new WeakMap<Db, Statements>();
+
+function statements(db: Db): Statements {
+  let found = prepared.get(db);
+  if (found === undefined) {
+    const { $client } = db;
+    found = {
+      findSensor: $client.prepare(
+        `SELECT s.pk AS sensorPk, d.pk, d.id, d.status_id AS statusId, d.last_seen_at AS lastSeenAt
+         FROM sensors s JOIN devices d ON d.pk = s.device_pk WHERE s.id = ?`,
+      ),
+      findSame: $client
+        .prepare<[number, number, number], number>(
+          "SELECT id FROM readings WHERE sensor_pk = ? AND value_at = ? AND value = ?",
+        )
+        .pluck(),
+      insert: $client.prepare("INSERT INTO readings (sensor_pk, value_at, value) VALUES (?, ?, ?)"),
+      page: $client
+        .prepare<PageStart & { sensorPk: number; from: number; limit: number }, Row>(
+          `SELECT id, value, value_at FROM readings
+           WHERE sensor_pk = :sensorPk AND value_at >= :from AND (value_at, id) < (:beforeAt, :beforeId)
+           ORDER BY value_at DESC, id DESC LIMIT :limit`,
+        )
+        .raw(),
+    };
+    prepared.set(db, found);
+  }
+  return found;
+}
+
+/** What became of a reading: stored now, or known already because it was sent before. */
+export interface Recorded {
+  id: number;
+  isResend: boolean;
+}
+
+/**
+ * Stores a reading. A resend, the same sensor, `valueAt` and value again, is one reading and gets the same id.
+ * `isOwn`: the device itself sent it, and is thereby seen.
+ * @returns `undefined` where no such sensor exists
+ */
+export function recordReading(
+  ctx: Ctx,
+  { sensorId, value, valueAt }: ReadingInput,
+  { isOwn }: { isOwn: boolean },
+): Recorded | undefined {
+  const { findSensor, findSame, insert } = statements(ctx.db);
+  const sensor = findSensor.get(sensorId);
+  if (sensor === undefined) return undefined;
+  const { sensorPk } = sensor;
+  if (isOwn) noteMessage(ctx, sensor);
+  if (valueAt !== undefined) {
+    const known = findSame.get(sensorPk, valueAt, value);
+    if (known !== undefined) return { id: known, isResend: true };
+  }
+  const at = valueAt ?? ctx.now();
+  const id = Number(insert.run(sensorPk, at, value).lastInsertRowid);
+  ctx.emit("reading.stored", { readingId: id, sensorPk, valueAt: at, value });
+  return { id, isResend: false };
+}
+
+/** A reading that a user sends. @throws {DomainError} `invalid`: unknown sensor, or a time too far ahead. */
+export function createReading(ctx: Ctx, input: ReadingInput): Recorded {
+  if (input.valueAt !== undefined) requireTime(ctx, input.valueAt);
+  const recorded = recordReading(ctx, input, { isOwn: false });
+  if (recorded === undefined) throw new DomainError("invalid", "sensor not found");
+  return recorded;
+}
+
+function requireTime(ctx: Ctx, valueAt: number): void {
+  if (valueAt > ctx.now() + maxAheadMs) throw new DomainError("invalid", "value_at is more than 24 hours ahead");
+}
+
+export interface ReadingQuery {
+  /** Absent: all sensors. An unknown one has no readings. */
+  sensorId?: string | undefined;
+  /** Inclusive. */
+  from?: number | undefined;
+  /** Exclusive. */
+  to?: number | undefined;
+  offset: number;
+  limit: number;
+}
+
+const firstInstant = Number.MIN_SAFE_INTEGER;
+const lastInstant = Number.MAX_SAFE_INTEGER;
+
+/** Readings, newest first; those of one instant in reverse order of arrival. */
+export function listReadings(ctx: Ctx, query: ReadingQuery): Reading[] {
+  if (query.sensorId === undefined) return mergeSensors(ctx, query);
+  const sensor = findComponent(ctx, "sensor", query.sensorId);
+  if (sensor === undefined) return [];
+  const { id: sensorId, pk: sensorPk } = sensor;
+  const { from = firstInstant, to = lastInstant, limit, offset } = query;
+  let before = { beforeAt: to, beforeId: 0 };
+  if (offset > 0) {
+    // The index alone is walked for what is skipped.
+    const last = ctx.db.$client
+      .prepare<[number, number, number, number], Row>(
+        `SELECT id, 0, value_at FROM readings WHERE sensor_pk = ? AND value_at >= ? AND value_at < ?
+         ORDER BY value_at DESC, id DESC LIMIT 1 OFFSET ?`,
+      )
+      .raw()
+      .get(sensorPk, from, to, offset - 1);
+    if (last === undefined) return [];
+    before = { beforeAt: last[2], beforeId: last[0] };
+  }
+  return statements(ctx.db)
+    .page.all({ sensorPk, from, ...before, limit })
+    .map(([id, value, valueAt]) => ({ id, sensorId, value, valueAt }));
+}
+
+/** One sensor's readings in order, fetched a few at a time. */
+interface Run {
+  sensorId: string;
+  sensorPk: number;
+  rows: Row[];
+  next: number;
+}
+
+/**
+ * The newest readings over all sensors: a merge of each sensor's own order. An index on time alone would answer this
+ * without a merge, and would cost every reading another 15 bytes and another page to write.
+ */
+function mergeSensors(ctx: Ctx, { from = firstInstant, to = lastInstant, offset, limit }: ReadingQuery): Reading[] {
+  const { page } = statements(ctx.db);
+  const all = ctx.db.select({ sensorId: sensors.id, sensorPk: sensors.pk }).from(sensors).all();
+  const chunk = Math.max(8, Math.ceil((2 * (offset + limit)) / Math.max(1, all.length)));
+  const fill = (run: Run): boolean => {
+    const last = run.rows.at(-1);
+    const before = last === undefined ? { beforeAt: to, beforeId: 0 } : { beforeAt: last[2], beforeId: last[0] };
+    run.rows = page.all({ sensorPk: run.sensorPk, from, ...before, limit: Math.min(chunk, 1_000) });
+    run.next = 0;
+    return run.rows.length > 0;
+  };
+  const heap: Run[] = [];
+  for (const sensor of all) {
+    const run: Run = { ...sensor, rows: [], next: 0 };
+    if (fill(run)) heap.push(run);
+  }
+  for (let i = (heap.length >> 1) - 1; i >= 0; i--) siftDown(heap, i);
+
+  const merged: Reading[] = [];
+  for (let skipped = 0; heap.length > 0 && merged.length < limit;) {
+    const run = heap[0] as Run;
+    const [id, value, valueAt] = run.rows[run.next] as Row;
+    if (skipped < offset) skipped += 1;
+    else merged.push({ id, sensorId: run.sensorId, value, valueAt });
+    run.next += 1;
+    if (run.next === run.rows.length && !fill(run)) {
+      const last = heap.pop() as Run;
+      if (heap.length === 0) break;
+      if (last !== run) heap[0] = last;
+    }
+    siftDown(heap, 0);
+  }
+  return merged;
+}
+
+function isNewer(a: Run, b: Run): boolean {
+  const [aId, , aAt] = a.rows[a.next] as Row;
+  const [bId, , bAt] = b.rows[b.next] as Row;
+  return aAt > bAt || (aAt === bAt && aId > bId);
+}
+
+/** Restores a binary heap, newest on top, whose entry at `i` has become older. */
+function siftDown(heap: Run[], i: number): void {
+  for (;;) {
+    let newest = i;
+    for (const child of [2 * i + 1, 2 * i + 2]) {
+      if (child < heap.length && isNewer(heap[child] as Run, heap[newest] as Run)) newest = child;
+    }
+    if (newest === i) return;
+    [heap[i], heap[newest]] = [heap[newest] as Run, heap[i] as Run];
+    i = newest;
+  }
+}
+
+const selectReading = (ctx: Ctx) =>
+  ctx.db
+    .select({ id: readings.id, sensorId: sensors.id, value: readings.value, valueAt: readings.valueAt })
+    .from(readings)
+    // Readings whose sensor is gone wait for their removal: nobody sees them any more.
+    .innerJoin(sensors, eq(sensors.pk, readings.sensorPk));
+
+/** @throws {DomainError} `not_found` */
+export function getReading(ctx: Ctx, id: number): Reading {
+  const reading = selectReading(ctx).where(eq(readings.id, id)).get();
+  if (reading === undefined) throw new DomainError("not_found", "reading not found");
+  return reading;
+}
+
+/** @throws {DomainError} `not_found`; `invalid` for a time too far ahead. */
+export function updateReading(
+  ctx: Ctx,
+  id: number,
+  { value, valueAt }: { value?: number | undefined; valueAt?: number | undefined },
+): void {
+  const reading = getReading(ctx, id);
+  if (valueAt !== undefined) requireTime(ctx, valueAt);
+  ctx.db
+    .update(readings)
+    .set({ value: value ?? reading.value, valueAt: valueAt ?? reading.valueAt })
+    .where(eq(readings.id, id))
+    .run();
+}
+
+/** @throws {DomainError} `not_found` */
+export function deleteReading(ctx: Ctx, id: number): void {
+  getReading(ctx, id);
+  ctx.db.delete(readings).where(eq(readings.id, id)).run();
+}

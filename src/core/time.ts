@@ -1,0 +1,42 @@
+// Instants are UTC epoch milliseconds inside, RFC 3339 outside.
+
+const rfc3339 = /^(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))$/;
+
+/** How far ahead of the gateway's clock a reading's time may lie. */
+export const maxAheadMs = 24 * 60 * 60 * 1000;
+
+/**
+ * Epoch milliseconds of an RFC 3339 date-time with any offset; finer fractions are cut to milliseconds.
+ * `undefined` for anything else: date alone, no offset, a day that the month does not have, a leap second.
+ *
+ * @example parseInstant("2026-01-14T11:00:00.250+01:00") // 1768384800250
+ */
+export function parseInstant(text: string): number | undefined {
+  const match = rfc3339.exec(text);
+  if (match === null) return undefined;
+  const [year, month, day, hour, minute, second] = match.slice(1, 7).map(Number) as [
+    number,
+    number,
+    number,
+    number,
+    number,
+    number,
+  ];
+  const offsetHour = Number(match[9] ?? 0);
+  const offsetMinute = Number(match[10] ?? 0);
+  if (hour > 23 || minute > 59 || second > 59 || offsetHour > 23 || offsetMinute > 59) return undefined;
+  const milliseconds = Number((match[7] ?? "").slice(0, 3).padEnd(3, "0"));
+  // Date.UTC takes years 0 to 99 for 1900 to 1999; setUTCFullYear does not.
+  const date = new Date(0);
+  date.setUTCFullYear(year, month - 1, day);
+  if (date.getUTCMonth() !== month - 1 || date.getUTCDate() !== day) return undefined;
+  date.setUTCHours(hour, minute, second, milliseconds);
+  const offsetMs = (offsetHour * 60 + offsetMinute) * 60_000;
+  return date.getTime() - (match[8] === "-" ? -offsetMs : offsetMs);
+}
+
+/** RFC 3339 in UTC, with a fraction only where it is not zero, so that `2026-01-14T10:00:00Z` comes back as it went in. */
+export function formatInstant(at: number): string {
+  const text = new Date(at).toISOString();
+  return text.endsWith(".000Z") ? `${text.slice(0, -5)}Z` : text;
+}

@@ -1,0 +1,53 @@
+import { count, eq, or } from "drizzle-orm";
+import { users } from "../store/schema.ts";
+import type { Ctx } from "./ctx.ts";
+import { DomainError } from "./errors.ts";
+import { newUuid } from "./ids.ts";
+
+export type User = typeof users.$inferSelect;
+
+/** Usernames compare case-folded in one Unicode form: `Ａlice`, `ALICE` and `alice` are one. */
+export const foldName = (name: string): string => name.normalize("NFKC").toLowerCase();
+
+/**
+ * Adds an account. The first one is the administrator.
+ * @throws {DomainError} `conflict` where the username or the email is taken.
+ */
+export function createUser(
+  ctx: Ctx,
+  input: { username: string; passwordHash: string; email?: string | undefined },
+): User {
+  const usernameKey = foldName(input.username);
+  const emailKey = input.email === undefined ? null : foldName(input.email);
+  // One namespace: either one logs in, so nobody may take somebody else's email for a username, or the reverse.
+  if (findUserByLogin(ctx, usernameKey)) throw new DomainError("conflict", "username already exists");
+  if (emailKey !== null && findUserByLogin(ctx, emailKey)) throw new DomainError("conflict", "email already exists");
+  const user = {
+    id: newUuid(),
+    username: input.username,
+    usernameKey,
+    email: input.email ?? null,
+    emailKey,
+    passwordHash: input.passwordHash,
+    role: countUsers(ctx) === 0 ? ("admin" as const) : ("member" as const),
+    tokenVersion: 0,
+    createdAt: ctx.now(),
+  };
+  ctx.db.insert(users).values(user).run();
+  return user;
+}
+
+export const countUsers = (ctx: Ctx): number => ctx.db.select({ n: count() }).from(users).get()?.n ?? 0;
+
+/** Finds an account by username or by email. */
+export function findUserByLogin(ctx: Ctx, login: string): User | undefined {
+  const key = foldName(login);
+  return ctx.db
+    .select()
+    .from(users)
+    .where(or(eq(users.usernameKey, key), eq(users.emailKey, key)))
+    .get();
+}
+
+export const findUser = (ctx: Ctx, id: string): User | undefined =>
+  ctx.db.select().from(users).where(eq(users.id, id)).get();

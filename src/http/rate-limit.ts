@@ -1,0 +1,64 @@
+import { DomainError } from "../core/errors.ts";
+import type { Counters } from "../counters.ts";
+
+export interface RateLimitOptions {
+  /** What a caller may spend at once. */
+  burst: number;
+  /** What comes back in a minute. */
+  perMinute: number;
+  /** Counts the refusals. */
+  counters: Counters;
+  counter: string;
+  /** Monotonic milliseconds: a clock that is set must neither lock anybody out nor let anybody in. */
+  now?: () => number;
+}
+
+export interface RateLimit {
+  /** Spends one. @throws {DomainError} `rate_limited`, with the seconds until there is one again */
+  spend(key: string): void;
+  /** Gives one back: the attempt was a good one. */
+  refund(key: string): void;
+}
+
+/** More callers at once than a site has; beyond it the one longest unseen is forgotten, and starts with a full bucket. */
+const maxKeys = 10_000;
+
+/** Token buckets, one for each key. */
+export function createRateLimit({
+  burst,
+  perMinute,
+  counters,
+  counter,
+  now = () => performance.now(),
+}: RateLimitOptions): RateLimit {
+  const buckets = new Map<string, { tokens: number; at: number }>();
+  const perMs = perMinute / 60_000;
+
+  function open(key: string): { tokens: number; at: number } {
+    const at = now();
+    const bucket = buckets.get(key) ?? { tokens: burst, at };
+    bucket.tokens = Math.min(burst, bucket.tokens + (at - bucket.at) * perMs);
+    bucket.at = at;
+    buckets.delete(key);
+    if (buckets.size >= maxKeys) buckets.delete(buckets.keys().next().value as string);
+    buckets.set(key, bucket);
+    return bucket;
+  }
+
+  return {
+    spend(key) {
+      const bucket = open(key);
+      if (bucket.tokens < 1) {
+        counters.increment(counter);
+        throw new DomainError("rate_limited", "too many attempts, try again later", {
+          retryAfterSeconds: Math.ceil((1 - bucket.tokens) / perMs / 1_000),
+        });
+      }
+      bucket.tokens -= 1;
+    },
+    refund(key) {
+      const bucket = open(key);
+      bucket.tokens = Math.min(burst, bucket.tokens + 1);
+    },
+  };
+}

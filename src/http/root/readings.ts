@@ -1,0 +1,86 @@
+import * as v from "valibot";
+import { createReading, deleteReading, getReading, listReadings, updateReading } from "../../core/readings.ts";
+import { route } from "../route.ts";
+import {
+  messageSchema,
+  readingInput,
+  readingParams,
+  readingQuery,
+  readingSchema,
+  readingUpdate,
+  toReading,
+} from "./shapes.ts";
+
+const tag = "Sensor readings";
+const errors = { 404: "Not Found: reading not found" };
+
+export const readingRoutes = () => [
+  route({
+    method: "post",
+    path: "/sensor-readings",
+    tag,
+    summary: "Create a sensor reading",
+    description:
+      "Answers 201 once the reading is durable. The same sensor, `value_at` and value again is the same reading, with the same id.",
+    body: readingInput,
+    status: 201,
+    response: v.object({ id: v.pipe(v.number(), v.integer()) }),
+    async handle({ commit }, { body: { sensor_id, value, value_at } }) {
+      const { id } = await commit((ctx) => createReading(ctx, { sensorId: sensor_id, value, valueAt: value_at }));
+      return { id };
+    },
+  }),
+  route({
+    method: "get",
+    path: "/sensor-readings",
+    tag,
+    summary: "List sensor readings",
+    description: "Newest first. `from` is inclusive, `to` exclusive.",
+    query: readingQuery,
+    status: 200,
+    response: v.array(readingSchema),
+    handle: ({ read }, { query: { sensor_id, limit, page, from, to } }) =>
+      read((ctx) => listReadings(ctx, { sensorId: sensor_id, from, to, limit, offset: page * limit })).map(toReading),
+  }),
+  route({
+    method: "get",
+    path: "/sensor-readings/:id",
+    tag,
+    summary: "Get one reading",
+    params: readingParams,
+    status: 200,
+    response: readingSchema,
+    errors,
+    handle: ({ read }, { params: { id } }) => toReading(read((ctx) => getReading(ctx, id))),
+  }),
+  route({
+    method: "put",
+    path: "/sensor-readings/:id",
+    tag,
+    summary: "Update one reading",
+    description: "All fields are optional.",
+    params: readingParams,
+    body: readingUpdate,
+    status: 200,
+    response: messageSchema,
+    errors,
+    async handle({ commit }, { params: { id }, body: { value, value_at } }) {
+      await commit((ctx) => updateReading(ctx, id, { value, valueAt: value_at }));
+      return { message: "sensor reading updated" };
+    },
+  }),
+  route({
+    method: "delete",
+    path: "/sensor-readings/:id",
+    tag,
+    summary: "Delete one reading",
+    params: readingParams,
+    status: 200,
+    response: messageSchema,
+    errors,
+    async handle({ commit }, { params: { id } }) {
+      await commit((ctx) => deleteReading(ctx, id));
+      return { message: "sensor reading deleted" };
+    },
+  }),
+];

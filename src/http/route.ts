@@ -1,0 +1,156 @@
+import type { Context, Hono } from "hono";
+import * as v from "valibot";
+import type { Actor, Ctx, Domain } from "../core/ctx.ts";
+import { DomainError } from "../core/errors.ts";
+import { parseJson } from "../core/json.ts";
+import { isPeerAllowed, type Peer, type PeerRule } from "../core/peers.ts";
+import { describeIssue } from "../core/schemas.ts";
+import type { Claims, Tokens } from "../core/tokens.ts";
+
+// One way for every route of either dialect: authenticate, validate, call the handler, render, and keep the route for
+// the OpenAPI document. A route that says nothing about access needs a token.
+
+/** Who may call: whoever has a token, anybody, or anybody to whom the rule of the configuration lets it be public. */
+export type Access = "token" | "public" | "public-devices";
+
+/** What a handler knows of the call besides its input. It never sees Hono's context. */
+export interface Call {
+  actor: Actor;
+  peer: Peer;
+  /** The token's claims; `undefined` where the route needs none. */
+  claims: Claims | undefined;
+  read<T>(verb: (ctx: Ctx) => T): T;
+  commit<T>(verb: (ctx: Ctx) => T): Promise<T>;
+}
+
+type Schema = v.GenericSchema<unknown, unknown>;
+type Out<S> = S extends Schema ? v.InferOutput<S> : undefined;
+
+export interface RouteSpec<
+  P extends Schema | undefined,
+  Q extends Schema | undefined,
+  B extends Schema | undefined,
+  R extends Schema,
+> {
+  method: "get" | "post" | "put" | "delete";
+  /** In Hono's form, `/devices/:id`. */
+  path: string;
+  access?: Access;
+  tag: string;
+  summary: string;
+  description?: string;
+  params?: P;
+  query?: Q;
+  body?: B;
+  /** An absent body counts as `{}`. */
+  isBodyOptional?: boolean;
+  status: 200 | 201 | 202;
+  response: R;
+  /** For answers whose status follows from what they say, such as a health check. */
+  statusOf?: (result: v.InferInput<R>) => 200 | 503;
+  /** Documented errors by status; 400 for input and 401 for access are added where they apply. */
+  errors?: Record<number, string>;
+  handle(
+    call: Call,
+    input: { params: Out<P>; query: Out<Q>; body: Out<B> },
+  ): v.InferInput<R> | Promise<v.InferInput<R>>;
+}
+
+/** A route whose types have done their work. */
+export interface Route extends Omit<
+  RouteSpec<Schema | undefined, Schema | undefined, Schema | undefined, Schema>,
+  "handle" | "access" | "statusOf"
+> {
+  access: Access;
+  statusOf?: (result: unknown) => 200 | 503;
+  handle(call: Call, input: { params: unknown; query: unknown; body: unknown }): unknown;
+}
+
+export function route<
+  R extends Schema,
+  P extends Schema | undefined = undefined,
+  Q extends Schema | undefined = undefined,
+  B extends Schema | undefined = undefined,
+>(spec: RouteSpec<P, Q, B, R>): Route {
+  return { access: "token", ...spec } as unknown as Route;
+}
+
+/** What of an API is its own: where it stands, what it calls itself, and how it says no. */
+export interface Dialect {
+  title: string;
+  /** Empty for the root. */
+  prefix: string;
+  unauthenticated: string;
+  render(error: DomainError): { status: number; body: unknown };
+  /** The body of a 500: what went wrong is for the log alone. */
+  internalError: unknown;
+  /** The shape of every error body. */
+  errorSchema: Schema;
+}
+
+export interface RouteDeps {
+  domain: Domain;
+  tokens: Tokens;
+  publicDevices: PeerRule;
+  peerOf(c: Context): Peer;
+}
+
+export function mountRoutes(app: Hono, dialect: Dialect, routes: readonly Route[], deps: RouteDeps): void {
+  for (const spec of routes) {
+    app.on(spec.method.toUpperCase(), dialect.prefix + spec.path, async function handleRoute(c) {
+      const call = await openCall(c, spec.access, dialect, deps);
+      const params = spec.params && validate(spec.params, c.req.param());
+      const query = spec.query && validate(spec.query, c.req.query());
+      const body = spec.body && validate(spec.body, await readBody(c, spec.isBodyOptional === true));
+      const result = await spec.handle(call, { params, query, body });
+      return c.body(JSON.stringify(result), spec.statusOf?.(result) ?? spec.status, {
+        "Content-Type": "application/json",
+      });
+    });
+  }
+}
+
+async function openCall(
+  c: Context,
+  access: Access,
+  dialect: Dialect,
+  { domain, tokens, publicDevices, peerOf }: RouteDeps,
+): Promise<Call> {
+  const peer = peerOf(c);
+  const token = access === "public" ? undefined : readBearer(c.req.header("Authorization"));
+  const bearer = token === undefined ? undefined : await tokens.verify(token);
+  if (bearer === undefined && access !== "public") {
+    const isPublic = access === "public-devices" && isPeerAllowed(publicDevices, peer);
+    if (!isPublic && access === "public-devices" && token === undefined)
+      throw new DomainError("forbidden", "not public from this address: a token is needed");
+    if (!isPublic) throw new DomainError("unauthenticated", dialect.unauthenticated);
+  }
+  const actor: Actor = bearer?.actor ?? { kind: "anonymous" };
+  return {
+    actor,
+    peer,
+    claims: bearer?.claims,
+    read: (verb) => domain.read(actor, verb),
+    commit: (verb) => domain.commit(actor, verb),
+  };
+}
+
+const readBearer = (header: string | undefined): string | undefined => /^Bearer +(\S+) *$/i.exec(header ?? "")?.[1];
+
+function validate<S extends Schema>(schema: S, input: unknown): v.InferOutput<S> {
+  const result = v.safeParse(schema, input, { abortEarly: true });
+  if (result.success) return result.output;
+  throw new DomainError("invalid", describeIssue(result.issues[0]));
+}
+
+async function readBody(c: Context, isOptional: boolean): Promise<unknown> {
+  const text = await c.req.text();
+  if (text === "" && isOptional) return {};
+  const type = c.req.header("Content-Type") ?? "";
+  if (!/^application\/(?:[\w.+-]+\+)?json\s*(?:;|$)/i.test(type))
+    throw new DomainError("invalid", "Content-Type must be application/json");
+  const value = parseJson(text);
+  if (value === undefined) throw new DomainError("invalid", "invalid JSON");
+  if (typeof value !== "object" || value === null) throw new DomainError("invalid", "the body must be a JSON object");
+  return value;
+}

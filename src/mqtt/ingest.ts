@@ -1,0 +1,120 @@
+import type { Domain } from "../core/ctx.ts";
+import { recordCheckResponse } from "../core/devices.ts";
+import { announceDevice } from "../core/discovery.ts";
+import { recordReading } from "../core/readings.ts";
+import { createResendGuard, fingerprintMessage } from "../core/resends.ts";
+import { maxAheadMs } from "../core/time.ts";
+import type { Counters } from "../counters.ts";
+import type { Log } from "../log.ts";
+import { parseAnnouncement, parseMessage, type Message, type RejectReason } from "./messages.ts";
+
+/** What of a PUBLISH packet the ingest needs. */
+export interface InboundPublish {
+  topic: string;
+  payload: Uint8Array;
+  qos: 0 | 1 | 2;
+  dup: boolean;
+  messageId: number | undefined;
+}
+
+export interface IngestOptions {
+  domain: Domain;
+  log: Log;
+  counters: Counters;
+  now: () => number;
+  topic: string;
+  maxPayloadBytes: number;
+  maxDevices: number;
+  resendWindow: number;
+}
+
+/**
+ * Takes what a client has published, before it is acknowledged. `undefined`: nothing to wait for. Otherwise the promise
+ * settles when the message is durable, and rejects only where the store did not take it: a bad message is counted and
+ * acknowledged, or its device would send it for ever.
+ */
+export type Ingest = (clientId: string, packet: InboundPublish) => Promise<void> | undefined;
+
+const device = { kind: "device" } as const;
+
+export function createIngest({
+  domain,
+  log,
+  counters,
+  now,
+  topic,
+  maxPayloadBytes,
+  maxDevices,
+  resendWindow,
+}: IngestOptions): Ingest {
+  const discoveryTopic = `${topic}/discovery`;
+  const resends = createResendGuard(domain, resendWindow);
+
+  function reject(reason: RejectReason, clientId: string, detail?: string): void {
+    counters.increment(`mqtt.rejected.${reason}`);
+    log.sampled(`mqtt.rejected.${reason}`, "message rejected", { reason, detail, client: clientId });
+  }
+
+  async function takeReading(
+    message: Extract<Message, { kind: "reading" }>,
+    clientId: string,
+    packet: InboundPublish,
+  ): Promise<void> {
+    let { valueAt } = message;
+    if (valueAt !== undefined && valueAt > now() + maxAheadMs) {
+      counters.increment("mqtt.clock_ahead");
+      valueAt = undefined;
+    }
+    const record = (ctx: Parameters<typeof recordReading>[0]) =>
+      recordReading(ctx, { ...message, valueAt }, { isOwn: true });
+    if (valueAt === undefined && packet.messageId !== undefined) {
+      const fingerprint = fingerprintMessage(clientId, packet.messageId, packet.payload);
+      const recorded = await resends.commitOnce(fingerprint, packet.dup, record);
+      settle(recorded ?? "resend");
+    } else settle((await domain.commit(device, record)) ?? "unknown");
+
+    function settle(outcome: "unknown" | "resend" | { isResend: boolean }): void {
+      if (outcome === "unknown") reject("unknown_sensor", clientId, message.sensorId);
+      else counters.increment(outcome === "resend" || outcome.isResend ? "mqtt.resends" : "mqtt.readings");
+    }
+  }
+
+  async function takeResponse(
+    { deviceId, status }: Extract<Message, { kind: "check-response" }>,
+    clientId: string,
+  ): Promise<void> {
+    const isKnown = await domain.commit(device, (ctx) => recordCheckResponse(ctx, deviceId, status));
+    if (!isKnown) reject("unknown_device", clientId, deviceId);
+  }
+
+  async function takeAnnouncement(
+    { announcement }: Extract<Message, { kind: "announcement" }>,
+    clientId: string,
+  ): Promise<void> {
+    const { foreign, isRefused } = await domain.commit(device, (ctx) =>
+      announceDevice(ctx, announcement, { maxDevices }),
+    );
+    if (isRefused) reject("too_many_devices", clientId, announcement.id);
+    for (const id of foreign) {
+      counters.increment("mqtt.foreign_components");
+      log.sampled("mqtt.foreign_components", "a device announced what belongs to another one", {
+        device: announcement.id,
+        component: id,
+      });
+    }
+  }
+
+  return function ingest(clientId, packet) {
+    if (packet.topic !== topic && packet.topic !== discoveryTopic) return undefined;
+    if (packet.payload.byteLength > maxPayloadBytes) {
+      reject("too_large", clientId);
+      return undefined;
+    }
+    const message = packet.topic === topic ? parseMessage(packet.payload) : parseAnnouncement(packet.payload);
+    if (message.kind === "rejected") reject(message.reason, clientId, message.detail);
+    if (message.kind === "reading") return takeReading(message, clientId, packet);
+    if (message.kind === "check-response") return takeResponse(message, clientId);
+    if (message.kind === "announcement") return takeAnnouncement(message, clientId);
+    return undefined;
+  };
+}

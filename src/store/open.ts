@@ -1,0 +1,157 @@
+import { mkdirSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import Sqlite, { type Database } from "better-sqlite3";
+import { drizzle } from "drizzle-orm/better-sqlite3";
+import { StartError } from "../core/errors.ts";
+import type { Counters } from "../counters.ts";
+import type { Log } from "../log.ts";
+import { loadAddon } from "./addon.ts";
+import { checkOrigin, migrate } from "./migrations.ts";
+import { createWriter, type Writer } from "./writer.ts";
+
+export type Db = ReturnType<typeof connect>;
+
+export interface Store {
+  db: Db;
+  writer: Writer;
+  /** The store's file, absolute. */
+  path: string;
+  /** True where the store answers a query and its last commit went through. */
+  isHealthy(): boolean;
+  /** Settles what was submitted, brings the write-ahead log into the store's file and lets go of both. */
+  close(): Promise<void>;
+}
+
+export interface StoreOptions {
+  path: string;
+  maxPendingWrites: number;
+  log: Log;
+  counters: Counters;
+}
+
+/** How long a statement waits for another process's lock before it gives up: the event loop stands still meanwhile. */
+const lockWaitMs = 100;
+
+/**
+ * Opens the store at `path`, creates it where there is none, and migrates it.
+ * @throws {StartError} one line for each way in which a file can be unusable: in use, read-only, not a database, another
+ * program's, a newer version's, damaged.
+ */
+export function openStore({ path: givenPath, maxPendingWrites, log, counters }: StoreOptions): Store {
+  const path = resolve(givenPath);
+  const folder = dirname(path);
+  const opened: Database[] = [];
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    const nativeBinding = loadAddon(folder);
+    const open = (file: string) => {
+      const sqlite = new Sqlite(file, {
+        timeout: lockWaitMs,
+        ...(nativeBinding && { nativeBinding: nativeBinding as unknown as string }),
+      });
+      opened.push(sqlite);
+      return sqlite;
+    };
+    const lock = takeLock(open(`${path}-lock`));
+    const sqlite = open(path);
+    checkOrigin(sqlite, path);
+    setPragmas(sqlite);
+    migrate(sqlite, path, log);
+    probeWrite(sqlite);
+    const db = connect(sqlite);
+    const writer = createWriter(sqlite, { maxPending: maxPendingWrites, log, counters });
+    const ping = sqlite.prepare("SELECT 1 FROM sqlite_schema LIMIT 1");
+    return {
+      db,
+      writer,
+      path,
+      isHealthy() {
+        if (!sqlite.open || !writer.isHealthy()) return false;
+        try {
+          ping.get();
+          return true;
+        } catch (error) {
+          log.sampled("store.ping", "the store does not answer", { error });
+          return false;
+        }
+      },
+      async close() {
+        await writer.close();
+        sqlite.pragma("wal_checkpoint(TRUNCATE)");
+        sqlite.close();
+        lock.close();
+      },
+    };
+  } catch (error) {
+    for (const sqlite of opened.toReversed()) sqlite.close();
+    throw explain(error, path);
+  }
+}
+
+const connect = (sqlite: Database) => drizzle(sqlite);
+
+/**
+ * One gateway a store: a lock on a file of its own, held by the operating system for the life of the process, so that a
+ * `kill -9` leaves nothing behind to clean up. The store itself stays open to other programs that read it.
+ */
+function takeLock(lock: Database): Database {
+  lock.pragma("journal_mode = MEMORY"); // nothing of it is worth a file
+  try {
+    lock.exec("BEGIN EXCLUSIVE");
+  } catch (error) {
+    throw isSqliteError(error, "SQLITE_BUSY")
+      ? new StartError(`${lock.name.slice(0, -"-lock".length)} is in use by another lambdaiot; stop that one first`)
+      : error;
+  }
+  return lock;
+}
+
+function setPragmas(sqlite: Database): void {
+  // Pages that retention frees can be given back to the disk. Takes effect only before the first table is made.
+  sqlite.pragma("auto_vacuum = INCREMENTAL");
+  // Readers never wait for the writer, and a commit appends to one file.
+  sqlite.pragma("journal_mode = WAL");
+  // Every commit is synced to the disk before it counts: an acknowledgement means committed, through a power cut too.
+  sqlite.pragma("synchronous = FULL");
+  // Rows never refer to something that is gone.
+  sqlite.pragma("foreign_keys = ON");
+  // The log is carried into the store each 1,000 pages, about 4 MB: a restart has little to recover.
+  sqlite.pragma("wal_autocheckpoint = 1000");
+  // A log that a long read had let grow is cut back to 16 MiB once it is carried over.
+  sqlite.pragma(`journal_size_limit = ${16 * 1024 * 1024}`);
+  // 16 MiB of pages in memory: the upper levels of every index, on a machine with 512 MB.
+  sqlite.pragma("cache_size = -16384");
+  // Sorting never writes beside the store.
+  sqlite.pragma("temp_store = MEMORY");
+}
+
+/** A read-only folder or a full disk shows at the first write only: make one now, while there is somebody to tell. */
+function probeWrite(sqlite: Database): void {
+  const version = sqlite.pragma("user_version", { simple: true }) as number;
+  sqlite.transaction(() => sqlite.pragma(`user_version = ${version}`)).immediate();
+}
+
+export const isSqliteError = (error: unknown, code: string): boolean =>
+  error instanceof Sqlite.SqliteError && (error.code === code || error.code.startsWith(`${code}_`));
+
+/** The line that a person gets to read, for errors whose own text would not say what to do. */
+function explain(error: unknown, path: string): Error {
+  if (error instanceof StartError) return error;
+  if (isSqliteError(error, "SQLITE_NOTADB"))
+    return new StartError(`${path} is not a SQLite database; move it away or choose another database.path`);
+  if (isSqliteError(error, "SQLITE_CORRUPT"))
+    return new StartError(`${path} is damaged; restore a backup, or move it away to start anew`);
+  if (isSqliteError(error, "SQLITE_BUSY"))
+    return new StartError(`${path} is locked by another program; close it first`);
+  if (isSqliteError(error, "SQLITE_FULL")) return new StartError(`no room on the disk for ${path}`);
+  if (
+    isSqliteError(error, "SQLITE_READONLY") ||
+    isSqliteError(error, "SQLITE_CANTOPEN") ||
+    isSqliteError(error, "SQLITE_IOERR")
+  )
+    return new StartError(`${path} cannot be written; check the folder's owner and permissions`);
+  const code = (error as NodeJS.ErrnoException).code;
+  if (code !== undefined && /^E[A-Z]+$/.test(code))
+    return new StartError(`${path} cannot be opened: ${(error as Error).message}`);
+  return error as Error;
+}

@@ -1,0 +1,193 @@
+import type { Database } from "better-sqlite3";
+import { DomainError } from "../core/errors.ts";
+import type { Counters } from "../counters.ts";
+import type { Log } from "../log.ts";
+
+// Group commit. A commit with `synchronous = FULL` waits for the disk, 0.5 ms on an SSD and 10 to 50 ms on an SD card,
+// whatever it carries. So everything that is asked for while one runs shares the next: a lone write is committed at
+// once, and under load thousands share one wait.
+
+export interface Writer {
+  /**
+   * Runs `work`, which must be synchronous, inside the next shared transaction, and settles after its COMMIT: with the
+   * result when it is durable, with the error that `work` threw, and with `unavailable` when the commit failed or too
+   * many are waiting. Works run, and promises settle, in the order of submission.
+   *
+   * `work` may run twice: when another one of its transaction fails half-way, all are undone and run again, each in a
+   * savepoint of its own. It must do nothing but read and write the store.
+   */
+  submit<T>(work: () => T): Promise<T>;
+  /** Resolves when all that was submitted until now has settled. */
+  drain(): Promise<void>;
+  /** False from a failed commit to the next one that goes through. */
+  isHealthy(): boolean;
+  /** Drains, and takes nothing more. */
+  close(): Promise<void>;
+}
+
+export interface WriterOptions {
+  /** Works that may wait; one more is refused. */
+  maxPending: number;
+  log: Log;
+  counters: Counters;
+}
+
+/** Bounds how long the event loop stands still for one transaction. */
+const maxBatch = 1_000;
+/** Another program may hold the store's lock for a moment (a backup, a look with the sqlite3 shell). */
+const busyRetryMs = 20;
+const busyDeadlineMs = 10_000;
+
+interface Job {
+  work: () => unknown;
+  resolve: (value: unknown) => void;
+  reject: (reason: unknown) => void;
+}
+
+type Outcome = { ok: true; value: unknown } | { ok: false; error: unknown };
+
+export function createWriter(sqlite: Database, { maxPending, log, counters }: WriterOptions): Writer {
+  const begin = sqlite.prepare("BEGIN IMMEDIATE");
+  const commit = sqlite.prepare("COMMIT");
+  const rollback = sqlite.prepare("ROLLBACK");
+  const savepoint = sqlite.prepare("SAVEPOINT work");
+  const release = sqlite.prepare("RELEASE work");
+  const undo = sqlite.prepare("ROLLBACK TO work");
+  const totalChanges = sqlite.prepare("SELECT total_changes()").pluck();
+
+  let queue: Job[] = [];
+  let isScheduled = false;
+  let isClosed = false;
+  let healthy = true;
+  let busySince: number | undefined;
+
+  function schedule(): void {
+    if (isScheduled || queue.length === 0) return;
+    isScheduled = true;
+    // After the sockets that are readable now have been read: what they carry shares the commit.
+    setImmediate(flush);
+  }
+
+  function flush(): void {
+    isScheduled = false;
+    if (!beginTransaction()) return;
+    const jobs = queue.length <= maxBatch ? queue : queue.slice(0, maxBatch);
+    queue = queue.length <= maxBatch ? [] : queue.slice(maxBatch);
+    let outcomes: Outcome[];
+    try {
+      outcomes = runTogether(jobs) ?? runApart(jobs);
+      commit.run();
+    } catch (error) {
+      fail(jobs, error);
+      schedule();
+      return;
+    }
+    healthy = true;
+    counters.increment("store.commits");
+    jobs.forEach((job, i) => {
+      const outcome = outcomes[i] as Outcome;
+      if (outcome.ok) job.resolve(outcome.value);
+      else job.reject(outcome.error);
+    });
+    schedule();
+  }
+
+  /** False where the lock is not to be had now; the queue waits, up to a deadline, and the event loop goes on. */
+  function beginTransaction(): boolean {
+    try {
+      begin.run();
+      busySince = undefined;
+      return true;
+    } catch (error) {
+      busySince ??= performance.now();
+      const isBusy = (error as { code?: string }).code?.startsWith("SQLITE_BUSY") === true;
+      if (isBusy && performance.now() - busySince < busyDeadlineMs) {
+        counters.increment("store.busy");
+        isScheduled = true;
+        setTimeout(flush, busyRetryMs);
+      } else {
+        busySince = undefined;
+        const jobs = queue;
+        queue = [];
+        fail(jobs, error);
+      }
+      return false;
+    }
+  }
+
+  /** The usual way: no savepoints. `undefined`, with everything undone, where a work failed and something had been written. */
+  function runTogether(jobs: Job[]): Outcome[] | undefined {
+    const outcomes: Outcome[] = [];
+    const changesBefore = totalChanges.get();
+    for (const { work } of jobs) {
+      try {
+        outcomes.push({ ok: true, value: work() });
+      } catch (error) {
+        if (!sqlite.inTransaction) throw error; // SQLite itself rolled back: a full disk, an I/O error
+        if (totalChanges.get() !== changesBefore) {
+          rollback.run();
+          begin.run();
+          return undefined;
+        }
+        outcomes.push({ ok: false, error });
+      }
+    }
+    return outcomes;
+  }
+
+  /** Each work in a savepoint, so that one that fails takes back its own writes and no other's. */
+  function runApart(jobs: Job[]): Outcome[] {
+    return jobs.map(({ work }) => {
+      savepoint.run();
+      try {
+        const value = work();
+        release.run();
+        return { ok: true, value };
+      } catch (error) {
+        if (!sqlite.inTransaction) throw error;
+        undo.run();
+        release.run();
+        return { ok: false, error };
+      }
+    });
+  }
+
+  function fail(jobs: Job[], error: unknown): void {
+    if (sqlite.inTransaction) rollback.run();
+    healthy = false;
+    counters.increment("store.commits_failed");
+    log.sampled("store.commit", "commit failed: nothing of it was acknowledged", { error, works: jobs.length });
+    for (const job of jobs)
+      job.reject(new DomainError("unavailable", "the store does not take writes now", { cause: error }));
+  }
+
+  function submit<T>(work: () => T): Promise<T> {
+    if (isClosed || queue.length >= maxPending) {
+      counters.increment("store.writes_refused");
+      return Promise.reject(
+        new DomainError("unavailable", isClosed ? "the gateway is stopping" : "too many writes are waiting", {
+          retryAfterSeconds: 1,
+        }),
+      );
+    }
+    return new Promise<T>((resolve, reject) => {
+      queue.push({ work, resolve: resolve as (value: unknown) => void, reject });
+      schedule();
+    });
+  }
+
+  const drain = async (): Promise<void> => {
+    // A work like any other, at the end of the line. Its failure has told whoever submitted the ones before it.
+    if (queue.length > 0) await submit(() => undefined).catch(() => undefined);
+  };
+
+  return {
+    submit,
+    drain,
+    isHealthy: () => healthy,
+    async close() {
+      while (queue.length > 0) await drain();
+      isClosed = true;
+    },
+  };
+}
