@@ -7,11 +7,18 @@ import { parseInstant } from "./time.ts";
 /** Some of the fields of `T`: what an update gives. */
 export type Patch<T> = { [K in keyof T]?: T[K] | undefined };
 
-/** A schema that keeps what `parse` makes of a string, and refuses what it makes `undefined` of. */
-export const parsed = <T>(parse: (text: string) => T | undefined, message: string, format?: string) =>
+/**
+ * A schema that keeps what `parse` makes of a string, and refuses what it makes `undefined` of. `documented`: what the
+ * OpenAPI document says of the string.
+ */
+export const parsed = <T>(
+  parse: (text: string) => T | undefined,
+  message: string,
+  documented: Record<string, unknown> = {},
+) =>
   v.pipe(
     v.string(message),
-    v.metadata({ format }),
+    v.metadata(documented),
     v.rawTransform<string, T>(({ dataset, addIssue, NEVER }) => {
       const value = parse(dataset.value);
       if (value !== undefined) return value;
@@ -21,10 +28,13 @@ export const parsed = <T>(parse: (text: string) => T | undefined, message: strin
   );
 
 /** A UUID of any version, in lower case afterwards. */
-export const uuid = (message = "must be a UUID") => parsed(parseUuid, message, "uuid");
+export const uuid = (message = "must be a UUID") => parsed(parseUuid, message, { format: "uuid" });
 
 /** Epoch milliseconds of an RFC 3339 date-time. */
-export const instant = parsed(parseInstant, "must be an RFC 3339 time, such as 2026-01-14T10:00:00Z", "date-time");
+export const instant = parsed(parseInstant, "must be an RFC 3339 time, such as 2026-01-14T10:00:00Z", {
+  format: "date-time",
+  examples: ["2026-01-14T10:00:00Z"],
+});
 
 export const text = (max: number) =>
   v.pipe(v.string("must be a string"), v.maxLength(max, `must not be longer than ${max} characters`));
@@ -44,6 +54,7 @@ export const integer = (min: number, max = Number.MAX_SAFE_INTEGER) => {
 export const finiteNumber = v.pipe(
   v.number("must be a number"),
   v.finite("must be a finite number"),
+  v.examples([22.5]),
   v.transform((value) => value + 0),
 );
 

@@ -4,22 +4,56 @@ import type * as v from "valibot";
 import type { Dialect, Route } from "./route.ts";
 
 type Schema = v.GenericSchema<unknown, unknown>;
+type JsonSchema = Record<string, unknown>;
 
-/** What a schema takes, as JSON Schema; what it makes of it is no business of the caller. */
-function render(schema: Schema): Record<string, unknown> {
+/** Schemas that have a title, by it: they stand once in the document, and everything else refers to them. */
+type Components = Record<string, JsonSchema>;
+
+/** What a schema takes, as OpenAPI writes it; what it makes of it is no business of the caller. */
+function render(schema: Schema, components: Components): JsonSchema {
   const { $schema: _, ...rest } = toJsonSchema(schema, {
     typeMode: "input",
     errorMode: "ignore",
     target: "openapi-3.0",
-  }) as Record<string, unknown>;
-  return rest;
+  }) as JsonSchema;
+  return tidy(rest, components);
 }
 
-const json = (schema: Schema) => ({ "application/json": { schema: render(schema) } });
+const isObject = (value: unknown): value is JsonSchema =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
 
-function renderParameters(where: "path" | "query", schema: Schema | undefined): unknown[] {
+/** Mends what the conversion leaves short of OpenAPI 3.0, in a schema and in all that it is made of. */
+function tidy(schema: JsonSchema, components: Components): JsonSchema {
+  const { title, examples, required, ...tidied } = schema;
+  for (const key of ["anyOf", "oneOf", "allOf"]) {
+    const parts = tidied[key];
+    if (Array.isArray(parts)) tidied[key] = parts.map((part: JsonSchema) => tidy(part, components));
+  }
+  for (const key of ["items", "additionalProperties", "not"]) {
+    const part = tidied[key];
+    if (isObject(part)) tidied[key] = tidy(part, components);
+  }
+  if (isObject(tidied["properties"])) {
+    tidied["properties"] = Object.fromEntries(
+      Object.entries(tidied["properties"]).map(([name, part]) => [name, tidy(part as JsonSchema, components)]),
+    );
+  }
+  // An empty `required` is not valid, `examples` is OpenAPI 3.1, and generators of clients need to know an enum's type.
+  if (Array.isArray(required) && required.length > 0) tidied["required"] = required;
+  if (Array.isArray(examples) && examples.length > 0) tidied["example"] = examples[0];
+  if (Array.isArray(tidied["enum"]) && tidied["type"] === undefined) tidied["type"] = typeof tidied["enum"][0];
+  // "No limit" is not worth saying.
+  if (tidied["maximum"] === Number.MAX_SAFE_INTEGER) delete tidied["maximum"];
+  if (typeof title !== "string") return tidied;
+  components[title] = tidied;
+  return { $ref: `#/components/schemas/${title}` };
+}
+
+const json = (schema: JsonSchema) => ({ "application/json": { schema } });
+
+function renderParameters(where: "path" | "query", schema: Schema | undefined, components: Components): unknown[] {
   if (schema === undefined) return [];
-  const { properties = {}, required = [] } = render(schema) as {
+  const { properties = {}, required = [] } = render(schema, components) as {
     properties?: Record<string, { description?: string }>;
     required?: string[];
   };
@@ -32,43 +66,71 @@ function renderParameters(where: "path" | "query", schema: Schema | undefined): 
   }));
 }
 
-function renderOperation(route: Route, dialect: Dialect): Record<string, unknown> {
+/** The same name for as long as method and path are the same: `GET /sensors/{id}` is `getSensorsById`. */
+function nameOperation(method: string, path: string): string {
+  const words = path.replaceAll("{", "by-").match(/[A-Za-z0-9]+/g) ?? [];
+  return method + words.map((word) => word.charAt(0).toUpperCase() + word.slice(1)).join("");
+}
+
+function renderOperation(route: Route, path: string, dialect: Dialect, components: Components): JsonSchema {
+  const isPublic = route.access === "public";
+  const hasInput = (route.params ?? route.query ?? route.body) !== undefined;
   const errors: Record<string, string> = {
-    ...(route.access !== "public" && { 401: "Unauthorized: no token, or one that is not valid" }),
-    ...((route.params ?? route.query ?? route.body) !== undefined && { 400: "Bad Request: invalid input" }),
+    ...(hasInput && { 400: "Bad Request: invalid input" }),
+    ...(!isPublic && { 401: "Unauthorized: no token, or one that is not valid" }),
     ...route.errors,
+    default: "Any other error: a body that is too large (413), a fault (500), a store that takes no writes now (503)",
   };
-  const parameters = [...renderParameters("path", route.params), ...renderParameters("query", route.query)];
+  const parameters = [
+    ...renderParameters("path", route.params, components),
+    ...renderParameters("query", route.query, components),
+  ];
+  const success = json(render(route.response, components));
+  const error = json({ $ref: "#/components/schemas/Error" });
   return {
+    operationId: nameOperation(route.method, path),
     tags: [route.tag],
     summary: route.summary,
     ...(route.description !== undefined && { description: route.description }),
-    security: route.access === "token" ? [{ bearer: [] }] : route.access === "public" ? [] : [{}, { bearer: [] }],
+    security: route.access === "token" ? [{ bearer: [] }] : isPublic ? [] : [{}, { bearer: [] }],
     ...(parameters.length > 0 && { parameters }),
-    ...(route.body && { requestBody: { required: route.isBodyOptional !== true, content: json(route.body) } }),
+    ...(route.body && {
+      requestBody: { required: route.isBodyOptional !== true, content: json(render(route.body, components)) },
+    }),
     responses: {
-      [route.status]: { description: "Success", content: json(route.response) },
+      [route.status]: { description: successes[route.status], content: success },
+      ...(route.statusOf && { 503: { description: "Service Unavailable", content: success } }),
       ...Object.fromEntries(
-        Object.entries(errors).map(([status, description]) => [
-          status,
-          { description, content: json(dialect.errorSchema) },
-        ]),
+        Object.entries(errors).map(([status, description]) => [status, { description, content: error }]),
       ),
     },
   };
 }
 
+const successes = { 200: "OK", 201: "Created", 202: "Accepted" } as const;
+
 /** The OpenAPI 3.0 document of one dialect, made from the very routes that are served. */
 export function renderOpenApi(dialect: Dialect, routes: readonly Route[]): Record<string, unknown> {
-  const paths: Record<string, Record<string, unknown>> = {};
+  const paths: Record<string, JsonSchema> = {};
+  const components: Components = { Error: render(dialect.errorSchema, {}) };
   for (const route of routes) {
     const path = dialect.prefix + route.path.replaceAll(/:(\w+)/g, "{$1}");
-    paths[path] = { ...paths[path], [route.method]: renderOperation(route, dialect) };
+    paths[path] = { ...paths[path], [route.method]: renderOperation(route, path, dialect, components) };
   }
   return {
     openapi: "3.0.3",
-    info: { title: dialect.title, version },
+    info: {
+      title: dialect.title,
+      version,
+      ...(dialect.description !== undefined && { description: dialect.description }),
+      license: { name: "MIT" },
+    },
+    servers: [{ url: "/", description: "This gateway" }],
+    tags: [...new Set(routes.map(({ tag }) => tag))].map((name) => ({ name })),
     paths,
-    components: { securitySchemes: { bearer: { type: "http", scheme: "bearer", bearerFormat: "JWT" } } },
+    components: {
+      schemas: components,
+      securitySchemes: { bearer: { type: "http", scheme: "bearer", bearerFormat: "JWT" } },
+    },
   };
 }

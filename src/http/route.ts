@@ -78,6 +78,8 @@ export function route<
 /** What of an API is its own: where it stands, what it calls itself, and how it says no. */
 export interface Dialect {
   title: string;
+  /** What a reader of its OpenAPI document should know first. */
+  description?: string;
   /** Empty for the root. */
   prefix: string;
   unauthenticated: string;

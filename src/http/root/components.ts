@@ -15,7 +15,7 @@ import { route, type Route } from "../route.ts";
 import {
   actorParams,
   componentInput,
-  componentSchema,
+  componentSchemas,
   idSchema,
   messageSchema,
   publishedSchema,
@@ -60,7 +60,7 @@ function crudRoutes(kind: ComponentKind): Route[] {
       summary: `List all ${kind}s`,
       description: "Oldest first.",
       status: 200,
-      response: v.array(componentSchema),
+      response: v.array(componentSchemas[kind]),
       handle: ({ read }) => read((ctx) => listComponents(ctx, kind)).map(toComponent),
     }),
     route({
@@ -70,7 +70,7 @@ function crudRoutes(kind: ComponentKind): Route[] {
       summary: `Get one ${kind}`,
       params,
       status: 200,
-      response: componentSchema,
+      response: componentSchemas[kind],
       errors,
       handle: ({ read }, { params: { id } }) => toComponent(read((ctx) => getComponent(ctx, kind, id))),
     }),
@@ -140,7 +140,10 @@ export const actorRoutes = ({ publish }: { publish: PublishCommand }): Route[] =
     summary: "Send a command to an actor via MQTT",
     description: commandDescription,
     params: actorParams,
-    body: v.object({ action: label(255), value: v.optional(v.unknown()) }),
+    body: v.object({
+      action: v.pipe(label(255), v.examples(["set"])),
+      value: v.optional(v.pipe(v.unknown(), v.metadata({ description: "Any JSON value", examples: [true] }))),
+    }),
     status: 202,
     response: publishedSchema,
     errors: { 404: "Not Found: actor not found", 500: "Failed to publish to MQTT" },

@@ -8,6 +8,7 @@ import {
   readingQuery,
   readingSchema,
   readingUpdate,
+  rowIdSchema,
   toReading,
 } from "./shapes.ts";
 
@@ -24,7 +25,7 @@ export const readingRoutes = () => [
       "Answers 201 once the reading is durable. The same sensor, `value_at` and value again is the same reading, with the same id.",
     body: readingInput,
     status: 201,
-    response: v.object({ id: v.pipe(v.number(), v.integer()) }),
+    response: rowIdSchema,
     async handle({ commit }, { body: { sensor_id, value, value_at } }) {
       const { id } = await commit((ctx) => createReading(ctx, { sensorId: sensor_id, value, valueAt: value_at }));
       return { id };

@@ -22,6 +22,8 @@ const statuses: Record<ErrorCode, number> = {
 
 export const rootDialect: Dialect = {
   title: "Lambda IoT Core API",
+  description:
+    "Devices, their sensors and actors, and what they have measured. Log in for a token, which is good for 24 hours. A 201 means that what was sent is durable.",
   prefix: "",
   unauthenticated: "no claims",
   render: (error: DomainError) => ({ status: statuses[error.code], body: { error: error.message } }),
@@ -29,12 +31,17 @@ export const rootDialect: Dialect = {
   errorSchema: v.object({ error: v.string() }),
 };
 
-const timestamp = v.pipe(v.string(), v.metadata({ format: "date-time" }));
+const timestamp = v.pipe(v.string(), v.metadata({ format: "date-time", examples: ["2026-01-14T10:00:00Z"] }));
 const id = v.pipe(v.string(), v.metadata({ format: "uuid" }));
+const rowId = v.pipe(v.number(), v.integer(), v.metadata({ format: "int64", examples: [123] }));
 
 export const idSchema = v.object({ id });
+export const rowIdSchema = v.object({ id: rowId });
 export const messageSchema = v.object({ message: v.string() });
-export const publishedSchema = v.object({ status: v.literal("published"), topic: v.string() });
+export const publishedSchema = v.object({
+  status: v.literal("published"),
+  topic: v.pipe(v.string(), v.examples(["lambdaiot"])),
+});
 
 /** `:id` of a path; the message is the whole answer. */
 const idParams = <S extends v.GenericSchema<unknown, unknown>>(schema: S) => v.object({ id: schema });
@@ -44,12 +51,17 @@ export const deviceParams = idParams(uuid("invalid device id"));
 export const sensorParams = idParams(uuid("invalid sensor id"));
 export const actorParams = idParams(uuid("invalid actor id"));
 export const readingParams = idParams(
-  parsed((digits) => (/^\d{1,15}$/.test(digits) ? Number(digits) : undefined), "invalid reading id"),
+  parsed((digits) => (/^\d{1,15}$/.test(digits) ? Number(digits) : undefined), "invalid reading id", {
+    type: "integer",
+    format: "int64",
+    minimum: 0,
+    examples: [123],
+  }),
 );
 
 export const credentialsInput = v.object({
-  username: v.string("must be a string"),
-  password: v.string("must be a string"),
+  username: v.pipe(v.string("must be a string"), v.examples(["admin"])),
+  password: v.pipe(v.string("must be a string"), v.metadata({ format: "password", examples: ["secret123"] })),
 });
 
 export const registerInput = v.object({
@@ -60,35 +72,50 @@ export const registerInput = v.object({
     v.maxBytes(512, "must not be longer than 512 bytes"),
     v.regex(/^\P{Cc}*$/u, "must not have control characters"),
     v.check((name) => name === name.trim(), "must not begin or end with a space"),
-    v.metadata({ minLength: 3, maxLength: 50 }),
+    // The expression above needs its `u` flag, which JSON Schema has no place for.
+    v.metadata({ minLength: 3, maxLength: 50, pattern: "^[^\\u0000-\\u001f\\u007f-\\u009f]*$", examples: ["admin"] }),
   ),
   password: v.pipe(
     v.string("must be a string"),
     v.minGraphemes(6, "must have 6 characters or more"),
     v.maxBytes(128, "must not be longer than 128 bytes"),
-    v.metadata({ minLength: 6 }),
+    v.metadata({
+      minLength: 6,
+      maxLength: 128,
+      format: "password",
+      description: "At most 128 bytes in UTF-8",
+      examples: ["secret123"],
+    }),
   ),
   email: v.optional(
-    v.union([v.literal(""), v.pipe(v.string(), v.maxLength(254), v.email())], "must be an email address"),
+    v.union(
+      [v.pipe(v.string(), v.maxLength(254), v.email(), v.examples(["admin@example.com"])), v.literal("")],
+      "must be an email address",
+    ),
   ),
 });
 
+const statusMeaning = "1 ok, 2 pending, 3 lost, 4 disabled";
+
 export const deviceInput = v.object({
-  name: label(255),
-  description: text(2_000),
-  location: text(255),
-  status_id: integer(1, 4),
+  name: v.pipe(label(255), v.examples(["Room Sensor"])),
+  description: v.pipe(text(2_000), v.examples(["Living room"])),
+  location: v.pipe(text(255), v.examples(["Floor 1"])),
+  status_id: v.pipe(integer(1, 4), v.description(statusMeaning)),
 });
 
-export const deviceSchema = v.object({
-  id,
-  name: v.string(),
-  description: v.string(),
-  location: v.string(),
-  status_id: v.pipe(v.number(), v.integer(), v.description("1 ok, 2 pending, 3 lost, 4 disabled")),
-  created_at: timestamp,
-  updated_at: timestamp,
-});
+export const deviceSchema = v.pipe(
+  v.object({
+    id,
+    name: v.pipe(v.string(), v.examples(["Room Sensor"])),
+    description: v.pipe(v.string(), v.examples(["Living room"])),
+    location: v.pipe(v.string(), v.examples(["Floor 1"])),
+    status_id: v.pipe(v.number(), v.integer(), v.metadata({ description: statusMeaning, minimum: 1, maximum: 4 })),
+    created_at: timestamp,
+    updated_at: timestamp,
+  }),
+  v.title("Device"),
+);
 
 export const toDevice = ({ id, name, description, location, statusId, createdAt, updatedAt }: Device) => ({
   id,
@@ -100,23 +127,38 @@ export const toDevice = ({ id, name, description, location, statusId, createdAt,
   updated_at: formatInstant(updatedAt),
 });
 
+const dataTypeMeaning = "1 boolean (digital), 2 number (analog); others are the device's own";
+
 export const componentInput = v.object({
   device_id: uuid(),
-  name: label(255),
-  type: label(255),
-  data_type_id: integer(1),
+  name: v.pipe(label(255), v.examples(["Temperature"])),
+  type: v.pipe(label(255), v.examples(["temperature"])),
+  data_type_id: v.pipe(integer(1), v.metadata({ description: dataTypeMeaning, examples: [2] })),
 });
 
-export const componentSchema = v.object({
-  id,
-  device_id: id,
-  name: v.string(),
-  type: v.string(),
-  data_type_id: v.pipe(v.number(), v.integer()),
-  active: v.optional(v.pipe(v.literal(false), v.description("Present where the device no longer announces it."))),
-  created_at: timestamp,
-  updated_at: timestamp,
-});
+/** Sensors and actors have one shape, and a name each in the OpenAPI document. */
+const describeComponent = (title: string) =>
+  v.pipe(
+    v.object({
+      id,
+      device_id: id,
+      name: v.pipe(v.string(), v.examples(["Temperature"])),
+      type: v.pipe(v.string(), v.examples(["temperature"])),
+      data_type_id: v.pipe(
+        v.number(),
+        v.integer(),
+        v.metadata({ description: dataTypeMeaning, minimum: 1, examples: [2] }),
+      ),
+      active: v.optional(
+        v.pipe(v.literal(false), v.description("Present, and false, where the device no longer announces it")),
+      ),
+      created_at: timestamp,
+      updated_at: timestamp,
+    }),
+    v.title(title),
+  );
+
+export const componentSchemas = { sensor: describeComponent("Sensor"), actor: describeComponent("Actor") };
 
 export const toComponent = ({ id, deviceId, name, type, dataTypeId, isActive, createdAt, updatedAt }: Component) => ({
   id,
@@ -129,16 +171,28 @@ export const toComponent = ({ id, deviceId, name, type, dataTypeId, isActive, cr
   updated_at: formatInstant(updatedAt),
 });
 
-export const readingInput = v.object({ sensor_id: uuid(), value: finiteNumber, value_at: v.optional(instant) });
+const optionalTime = (description: string) => v.pipe(v.optional(instant), v.description(description));
 
-export const readingUpdate = v.object({ value: v.optional(finiteNumber), value_at: v.optional(instant) });
-
-export const readingSchema = v.object({
-  id: v.pipe(v.number(), v.integer()),
-  sensor_id: id,
-  value: v.number(),
-  value_at: timestamp,
+export const readingInput = v.object({
+  sensor_id: uuid(),
+  value: finiteNumber,
+  value_at: optionalTime("With any offset, at most 24 hours ahead; absent, it is now"),
 });
+
+export const readingUpdate = v.object({
+  value: v.optional(finiteNumber),
+  value_at: optionalTime("With any offset, at most 24 hours ahead"),
+});
+
+export const readingSchema = v.pipe(
+  v.object({
+    id: rowId,
+    sensor_id: id,
+    value: v.pipe(v.number(), v.examples([22.5])),
+    value_at: timestamp,
+  }),
+  v.title("Reading"),
+);
 
 export const toReading = ({ id, sensorId, value, valueAt }: Reading) => ({
   id,
@@ -148,7 +202,7 @@ export const toReading = ({ id, sensorId, value, valueAt }: Reading) => ({
 });
 
 const maxLimit = 1_000;
-const wholeNumber = (fallback: number, max: number, description: string) =>
+const wholeNumber = (fallback: number, max: number, documented: { description: string; maximum?: number }) =>
   v.pipe(
     v.optional(
       parsed(
@@ -157,13 +211,17 @@ const wholeNumber = (fallback: number, max: number, description: string) =>
       ),
       String(fallback),
     ),
-    v.description(description),
+    // A query is text; what it spells is a number.
+    v.metadata({ type: "integer", default: fallback, minimum: 0, ...documented }),
   );
 
 export const readingQuery = v.object({
-  sensor_id: v.optional(uuid()),
-  limit: wholeNumber(100, maxLimit, `Number of results; more than ${maxLimit} counts as ${maxLimit}`),
-  page: wholeNumber(0, Math.floor(Number.MAX_SAFE_INTEGER / maxLimit), "Page number, from 0"),
-  from: v.optional(instant),
-  to: v.optional(instant),
+  sensor_id: v.pipe(v.optional(uuid()), v.description("Readings of this sensor alone; absent, of all sensors")),
+  limit: wholeNumber(100, maxLimit, {
+    description: `Number of results; more than ${maxLimit} counts as ${maxLimit}`,
+    maximum: maxLimit,
+  }),
+  page: wholeNumber(0, Math.floor(Number.MAX_SAFE_INTEGER / maxLimit), { description: "Page number, from 0" }),
+  from: optionalTime("Readings of this time or later"),
+  to: optionalTime("Readings before this time"),
 });
