@@ -2,6 +2,13 @@
 
 const rfc3339 = /^(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))$/;
 
+const firstInstant = Date.parse("0000-01-01T00:00:00Z");
+const lastInstant = Date.parse("9999-12-31T23:59:59.999Z");
+
+/** An offset may lead out of the years that RFC 3339 can write. */
+const firstInstant = Date.parse("0000-01-01T00:00:00Z");
+const lastInstant = Date.parse("9999-12-31T23:59:59.999Z");
+
 /** How far ahead of the gateway's clock a reading's time may lie. */
 export const maxAheadMs = 24 * 60 * 60 * 1000;
 
@@ -32,7 +39,9 @@ export function parseInstant(text: string): number | undefined {
   if (date.getUTCMonth() !== month - 1 || date.getUTCDate() !== day) return undefined;
   date.setUTCHours(hour, minute, second, milliseconds);
   const offsetMs = (offsetHour * 60 + offsetMinute) * 60_000;
-  return date.getTime() - (match[8] === "-" ? -offsetMs : offsetMs);
+  const at = date.getTime() - (match[8] === "-" ? -offsetMs : offsetMs);
+  // The offset may lead out of the years that RFC 3339 can write.
+  return at < firstInstant || at > lastInstant ? undefined : at;
 }
 
 /** RFC 3339 in UTC, with a fraction only where it is not zero, so that `2026-01-14T10:00:00Z` comes back as it went in. */
