@@ -44,6 +44,10 @@ interface Job {
   reject: (reason: unknown) => void;
 }
 
+/** The store's fault and not the work's. SQLite rolls all back by itself then, or only the statement; it may choose. */
+const isStoreFailure = (error: unknown): boolean =>
+  /^SQLITE_(?:FULL|IOERR)/.test((error as { code?: string }).code ?? "");
+
 type Outcome = { ok: true; value: unknown } | { ok: false; error: unknown };
 
 export function createWriter(sqlite: Database, { maxPending, log, counters }: WriterOptions): Writer {
@@ -123,7 +127,7 @@ export function createWriter(sqlite: Database, { maxPending, log, counters }: Wr
       try {
         outcomes.push({ ok: true, value: work() });
       } catch (error) {
-        if (!sqlite.inTransaction) throw error; // SQLite itself rolled back: a full disk, an I/O error
+        if (!sqlite.inTransaction || isStoreFailure(error)) throw error;
         if (totalChanges.get() !== changesBefore) {
           rollback.run();
           begin.run();
@@ -144,7 +148,7 @@ export function createWriter(sqlite: Database, { maxPending, log, counters }: Wr
         release.run();
         return { ok: true, value };
       } catch (error) {
-        if (!sqlite.inTransaction) throw error;
+        if (!sqlite.inTransaction || isStoreFailure(error)) throw error;
         undo.run();
         release.run();
         return { ok: false, error };
@@ -176,10 +180,14 @@ export function createWriter(sqlite: Database, { maxPending, log, counters }: Wr
     });
   }
 
-  const drain = async (): Promise<void> => {
-    // A work like any other, at the end of the line. Its failure has told whoever submitted the ones before it.
-    if (queue.length > 0) await submit(() => undefined).catch(() => undefined);
-  };
+  const drain = (): Promise<void> =>
+    new Promise((resolve) => {
+      if (queue.length === 0) return resolve();
+      // A work like any other, at the end of the line, and never refused: a full line is waited for too. Its failure has
+      // told whoever submitted the ones before it.
+      queue.push({ work: () => undefined, resolve: () => resolve(), reject: () => resolve() });
+      schedule();
+    });
 
   return {
     submit,
