@@ -9,7 +9,7 @@ import { StartError } from "../core/errors.ts";
 import { isPeerAllowed, resolvePeer, type PeerRule } from "../core/peers.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
-import { admitSocket } from "./gate.ts";
+import { admitSocket, admitStream } from "./gate.ts";
 import type { Ingest } from "./ingest.ts";
 import { createPersistence } from "./persistence.ts";
 
@@ -165,7 +165,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         return;
       }
       webSockets.handleUpgrade(request, socket, head, (webSocket) => {
-        aedes.handle(createWebSocketStream(webSocket), request);
+        aedes.handle(admitStream(createWebSocketStream(webSocket)), request);
       });
     },
     stopAccepting: () => void server.close(),
@@ -206,7 +206,8 @@ function authenticate(
     const isRight = isSame(username ?? "", credentials.username) && isSame(password ?? "", credentials.password);
     return isRight ? undefined : refusal("bad username or password", returnCode.badCredentials);
   }
-  const peer = resolvePeer(addressOf(client), client.req?.headers["x-forwarded-for"], trustedProxies);
+  const forwarded = client.req?.headers["x-forwarded-for"] ?? client.req?.headers.forwarded;
+  const peer = resolvePeer(addressOf(client), forwarded, trustedProxies);
   return isPeerAllowed(anonymous, peer) ? undefined : refusal("not authorized", returnCode.notAuthorized);
 }
 
