@@ -118,11 +118,12 @@ function untilStopped(): Promise<string> {
   });
 }
 
-/** A closed pipe behind stdout or stderr (`lambdaiot | head -1`) is no reason to stop taking readings. */
-function ignoreClosedPipe(stream: NodeJS.WriteStream): void {
-  stream.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code !== "EPIPE") throw error;
-  });
+/**
+ * A closed pipe behind stdout or stderr (`lambdaiot | head -1`), or a full disk behind the log, is no reason to stop
+ * taking readings. There is nowhere to say so.
+ */
+function ignoreLostOutput(stream: NodeJS.WriteStream): void {
+  stream.on("error", () => undefined);
 }
 
 const [major = 0] = process.versions.node.split(".").map(Number);
@@ -131,8 +132,8 @@ if (major < 24) {
   process.exitCode = 1;
 } else {
   process.umask(0o077); // the store and the secret are their owner's alone
-  ignoreClosedPipe(process.stdout);
-  ignoreClosedPipe(process.stderr);
+  ignoreLostOutput(process.stdout);
+  ignoreLostOutput(process.stderr);
   process.exitCode = 1; // until run says otherwise: an exception that nothing catches is no success
   void run(process.argv.slice(2), {
     env: process.env,
