@@ -46,5 +46,5 @@ export async function verifyPassword(password: string, hash: string | undefined)
     r: Number(r),
     p: Number(p),
   });
-  return timingSafeEqual(actual, expected);
+  return actual.length === expected.length && timingSafeEqual(actual, expected);
 }
