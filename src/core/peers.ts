@@ -40,7 +40,8 @@ export const isPeerAllowed = (rule: PeerRule, peer: Peer): boolean =>
 
 /**
  * The caller behind a connection. A proxy in `trustedProxies` is believed when it says for whom it speaks, the last
- * address in `X-Forwarded-For` that is no such proxy; the header from anybody else makes the caller count as outside.
+ * address in `X-Forwarded-For` that is no such proxy; the header from anybody else makes the caller count as outside. So
+ * does RFC 7239's `Forwarded` in its place: it says that a proxy is there, and is not read any further.
  */
 export function resolvePeer(
   socketAddress: string,

@@ -6,8 +6,11 @@ import { newUuid } from "./ids.ts";
 
 export type User = typeof users.$inferSelect;
 
-/** Usernames compare case-folded in one Unicode form: `Ａlice`, `ALICE` and `alice` are one. */
-export const foldName = (name: string): string => name.normalize("NFKC").toLowerCase();
+/**
+ * Usernames compare case-folded in one Unicode form: `Ａlice`, `ALICE` and `alice` are one. By way of upper case, since
+ * lower case alone keeps apart what folding does not: `ß` and `SS`, the two forms of the small sigma.
+ */
+export const foldName = (name: string): string => name.normalize("NFKC").toUpperCase().toLowerCase().normalize("NFKC");
 
 /**
  * Adds an account. The first one is the administrator.

@@ -1,11 +1,13 @@
 import * as v from "valibot";
+import type { Ctx } from "../../core/ctx.ts";
 import { DomainError } from "../../core/errors.ts";
-import { hashPassword, verifyPassword } from "../../core/passwords.ts";
+import { hashPassword } from "../../core/passwords.ts";
 import { isPeerAllowed, type Peer } from "../../core/peers.ts";
 import type { Tokens } from "../../core/tokens.ts";
-import { countUsers, createUser, findUserByLogin } from "../../core/users.ts";
+import { countUsers, createUser } from "../../core/users.ts";
+import { logIn } from "../login.ts";
 import type { RateLimit } from "../rate-limit.ts";
-import { route, type Call } from "../route.ts";
+import { route } from "../route.ts";
 import { credentialsInput, registerInput } from "./shapes.ts";
 
 export type RegistrationRule = "open" | "lan" | "first" | "off";
@@ -19,8 +21,8 @@ export interface AccountDeps {
 const tag = "Accounts";
 
 /** The local network's first user, or whoever the rule names. @throws {DomainError} `forbidden` */
-function requireRegistration(rule: RegistrationRule, peer: Peer, { read }: Call): void {
-  const isAllowed = rule === "first" ? peer.isLocal && read(countUsers) === 0 : isPeerAllowed(rule, peer);
+function requireRegistration(rule: RegistrationRule, peer: Peer, ctx: Ctx): void {
+  const isAllowed = rule === "first" ? peer.isLocal && countUsers(ctx) === 0 : isPeerAllowed(rule, peer);
   if (!isAllowed) throw new DomainError("forbidden", "registration is not allowed");
 }
 
@@ -41,13 +43,14 @@ export const accountRoutes = ({ tokens, attempts, registration }: AccountDeps) =
       409: "Conflict: username or email already exists",
       429: "Too many attempts from this address",
     },
-    async handle(call, { body: { username, password, email } }) {
-      requireRegistration(registration, call.peer, call);
-      attempts.spend(call.peer.address);
+    async handle({ peer, read, commit }, { body: { username, password, email } }) {
+      read((ctx) => requireRegistration(registration, peer, ctx));
+      attempts.spend(peer.address);
       const passwordHash = await hashPassword(password);
-      const user = await call.commit((ctx) =>
-        createUser(ctx, { username, passwordHash, email: email === "" ? undefined : email }),
-      );
+      const user = await commit((ctx) => {
+        requireRegistration(registration, peer, ctx); // somebody else may have been first meanwhile
+        return createUser(ctx, { username, passwordHash, email: email === "" ? undefined : email });
+      });
       return { id: user.id, username: user.username };
     },
   }),
@@ -63,12 +66,7 @@ export const accountRoutes = ({ tokens, attempts, registration }: AccountDeps) =
     response: v.object({ token: v.string() }),
     errors: { 401: "Unauthorized: invalid credentials", 429: "Too many failed attempts from this address" },
     async handle({ peer, read }, { body: { username, password } }) {
-      attempts.spend(peer.address);
-      const user = read((ctx) => findUserByLogin(ctx, username));
-      if (!(await verifyPassword(password, user?.passwordHash)) || user === undefined) {
-        throw new DomainError("unauthenticated", "invalid credentials");
-      }
-      attempts.refund(peer.address);
+      const user = await logIn({ peer, read }, attempts, username, password);
       return { token: await tokens.issue(user) };
     },
   }),

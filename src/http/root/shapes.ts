@@ -2,6 +2,7 @@ import * as v from "valibot";
 import type { Component } from "../../core/components.ts";
 import type { Device } from "../../core/devices.ts";
 import type { DomainError, ErrorCode } from "../../core/errors.ts";
+import { parseUuid } from "../../core/ids.ts";
 import type { Reading } from "../../core/readings.ts";
 import { finiteNumber, instant, integer, label, parsed, text, uuid } from "../../core/schemas.ts";
 import { formatInstant } from "../../core/time.ts";
@@ -12,11 +13,13 @@ import type { Dialect } from "../route.ts";
 const statuses: Record<ErrorCode, number> = {
   invalid: 400,
   unauthenticated: 401,
+  bad_credentials: 401,
   forbidden: 403,
   not_found: 404,
   conflict: 409,
   too_large: 413,
   rate_limited: 429,
+  quota_exceeded: 403,
   unavailable: 503,
 };
 
@@ -43,26 +46,33 @@ export const publishedSchema = v.object({
   topic: v.pipe(v.string(), v.examples(["lambdaiot"])),
 });
 
-/** `:id` of a path; the message is the whole answer. */
-const idParams = <S extends v.GenericSchema<unknown, unknown>>(schema: S) => v.object({ id: schema });
+/** `:id` of a path. An error in it names the thing, not the parameter: "invalid device id" is the whole answer. */
+const idParams = <T>(parse: (text: string) => T | undefined, message: string, documented: Record<string, unknown>) =>
+  v.pipe(
+    v.object({ id: v.pipe(v.string(), v.metadata(documented)) }),
+    v.rawTransform<{ id: string }, { id: T }>(({ dataset, addIssue, NEVER }) => {
+      const id = parse(dataset.value.id);
+      if (id !== undefined) return { id };
+      addIssue({ message });
+      return NEVER;
+    }),
+  );
 
-/** An error in a path names the thing, not the parameter: "invalid device id". */
-export const deviceParams = idParams(uuid("invalid device id"));
-export const sensorParams = idParams(uuid("invalid sensor id"));
-export const actorParams = idParams(uuid("invalid actor id"));
+export const deviceParams = idParams(parseUuid, "invalid device id", { format: "uuid" });
+export const sensorParams = idParams(parseUuid, "invalid sensor id", { format: "uuid" });
+export const actorParams = idParams(parseUuid, "invalid actor id", { format: "uuid" });
 export const readingParams = idParams(
-  parsed((digits) => (/^\d{1,15}$/.test(digits) ? Number(digits) : undefined), "invalid reading id", {
-    type: "integer",
-    format: "int64",
-    minimum: 0,
-    examples: [123],
-  }),
+  (digits) => (/^\d{1,15}$/.test(digits) ? Number(digits) : undefined),
+  "invalid reading id",
+  { type: "integer", format: "int64", minimum: 0, examples: [123] },
 );
 
 export const credentialsInput = v.object({
   username: v.pipe(v.string("must be a string"), v.examples(["admin"])),
   password: v.pipe(v.string("must be a string"), v.metadata({ format: "password", examples: ["secret123"] })),
 });
+
+const notEmail = "must be an email address";
 
 export const registerInput = v.object({
   username: v.pipe(
@@ -89,8 +99,11 @@ export const registerInput = v.object({
   ),
   email: v.optional(
     v.union(
-      [v.pipe(v.string(), v.maxLength(254), v.email(), v.examples(["admin@example.com"])), v.literal("")],
-      "must be an email address",
+      [
+        v.pipe(v.string(), v.maxLength(254, notEmail), v.email(notEmail), v.examples(["admin@example.com"])),
+        v.literal(""),
+      ],
+      notEmail,
     ),
   ),
 });
@@ -137,13 +150,13 @@ export const componentInput = v.object({
 });
 
 /** Sensors and actors have one shape, and a name each in the OpenAPI document. */
-const describeComponent = (title: string) =>
+const describeComponent = (title: string, example: { name: string; type: string }) =>
   v.pipe(
     v.object({
       id,
       device_id: id,
-      name: v.pipe(v.string(), v.examples(["Temperature"])),
-      type: v.pipe(v.string(), v.examples(["temperature"])),
+      name: v.pipe(v.string(), v.examples([example.name])),
+      type: v.pipe(v.string(), v.examples([example.type])),
       data_type_id: v.pipe(
         v.number(),
         v.integer(),
@@ -158,7 +171,10 @@ const describeComponent = (title: string) =>
     v.title(title),
   );
 
-export const componentSchemas = { sensor: describeComponent("Sensor"), actor: describeComponent("Actor") };
+export const componentSchemas = {
+  sensor: describeComponent("Sensor", { name: "Temperature", type: "temperature" }),
+  actor: describeComponent("Actor", { name: "Lamp", type: "led" }),
+};
 
 export const toComponent = ({ id, deviceId, name, type, dataTypeId, isActive, createdAt, updatedAt }: Component) => ({
   id,
