@@ -238,9 +238,10 @@ describe("listReadings", () => {
           value: taken.value,
           valueAt: taken.kind === "now" ? undefined : valueAt,
         });
-        expect(isResend).toBe(taken.kind === "timed" && same.length > 0);
-        if (isResend) expect(same.map((known) => known.id)).toContain(id);
-        else model.push({ id, sensorId, value: taken.value, valueAt });
+        const isKnown = taken.kind === "timed" && same.length > 0;
+        if (isResend !== isKnown || isResend !== same.some((known) => known.id === id))
+          throw new Error(`reading ${id} ${isResend ? "is taken for a resend" : "is stored again"}`);
+        if (!isResend) model.push({ id, sensorId, value: taken.value, valueAt });
       } else if (model.length > 0) {
         const picked = model[taken.pick % model.length] as Reading;
         if (taken.kind === "delete") {
