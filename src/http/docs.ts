@@ -21,6 +21,7 @@ export function mountDocs(app: Hono, apis: readonly { dialect: Dialect; routes: 
   }
   const index = apis.map(({ dialect }) => ({ title: dialect.title, url: `${dialect.prefix}/openapi.json` }));
   app.get("/docs/apis.json", (c) => c.json(index));
+  app.get("/docs/", (c) => c.redirect("/docs"));
   for (const [path, { type, body }] of Object.entries(files)) {
     const [folder] = path.split("/");
     if (folder !== "docs") continue;
