@@ -269,6 +269,7 @@ function resolve(settings: Settings, mistakes: string[]): Config {
   const broker = splitBroker(mqtt.broker, mistakes);
   const unused = (["host", "port", "user", "password", "name"] as const).filter((name) => database[name] !== undefined);
   if (unused.length > 0) notices.push(`database.${unused.join(", ")} ignored: the store is built in, at database.path`);
+  if (http.port !== undefined && http.port > 65_535) mistakes.push("server.address must have a port from 0 to 65535");
   if ((mqtt.username === "") !== (mqtt.password === ""))
     mistakes.push("mqtt.username and mqtt.password go together: set both or neither");
   if (mistakes.length > 0) throw new StartError(mistakes.join("\n"), 2);
@@ -296,7 +297,7 @@ function splitBroker(broker: string, mistakes: string[]): { port: number } {
     mistakes.push(`mqtt.broker must be tcp://localhost:PORT, not ${JSON.stringify(broker)}`);
     return { port: 1883 };
   }
-  const host = url.hostname.replaceAll(/[[\]]/g, "");
+  const host = url.hostname.replaceAll(/[[\]]/g, "").toLowerCase();
   if (!isThisMachine(host)) {
     mistakes.push(
       `mqtt.broker names another machine, ${host}: the broker is built into lambdaiot, and devices connect to it directly`,

@@ -37,7 +37,12 @@ function formatValue(key: string, value: unknown): string {
   const text =
     value instanceof Error ? value.message : typeof value === "string" ? value : (JSON.stringify(value) ?? "");
   const cut = text.length > maxValueLength ? `${text.slice(0, maxValueLength)}…` : text;
-  return /^[\w./:@+,[\]-]+$/.test(cut) ? cut : JSON.stringify(cut);
+  if (/^[\w./:@+,[\]-]+$/.test(cut)) return cut;
+  // JSON leaves DEL, the C1 controls and the Unicode line ends as they are; terminals take some of them for commands.
+  return JSON.stringify(cut).replaceAll(
+    /[\x7f-\x9f\u2028\u2029]/g,
+    (control) => `\\u${control.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
 }
 
 export function createLog({ level, write, now = Date.now }: LogOptions): Log {
@@ -61,7 +66,7 @@ export function createLog({ level, write, now = Date.now }: LogOptions): Log {
     sampled(key, message, fields) {
       const at = now();
       const sample = samples.get(key);
-      if (sample !== undefined && at - sample.since < sampleIntervalMs) {
+      if (sample !== undefined && Math.abs(at - sample.since) < sampleIntervalMs) {
         sample.held += 1;
         return;
       }

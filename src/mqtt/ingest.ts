@@ -66,12 +66,12 @@ export function createIngest({
       valueAt = undefined;
     }
     const record = (ctx: Parameters<typeof recordReading>[0]) =>
-      recordReading(ctx, { ...message, valueAt }, { isOwn: true });
+      recordReading(ctx, { ...message, valueAt }, { isOwn: true }) ?? "unknown";
     if (valueAt === undefined && packet.messageId !== undefined) {
       const fingerprint = fingerprintMessage(clientId, packet.messageId, packet.payload);
       const recorded = await resends.commitOnce(fingerprint, packet.dup, record);
       settle(recorded ?? "resend");
-    } else settle((await domain.commit(device, record)) ?? "unknown");
+    } else settle(await domain.commit(device, record));
 
     function settle(outcome: "unknown" | "resend" | { isResend: boolean }): void {
       if (outcome === "unknown") reject("unknown_sensor", clientId, message.sensorId);
