@@ -17,7 +17,7 @@ let loaded: object | undefined;
  */
 export function loadAddon(dataFolder: string): object | undefined {
   if (loaded !== undefined || Object.keys(addons).length === 0) return loaded;
-  const target = `${process.platform}-${process.arch}`;
+  const target = `${isMusl() ? "linuxmusl" : process.platform}-${process.arch}`;
   const compressed = addons[target];
   if (compressed === undefined) {
     throw new StartError(
@@ -37,6 +37,15 @@ export function loadAddon(dataFolder: string): object | undefined {
     }
   }
   throw new StartError(`cannot load the SQLite addon (${failures.join("; ")})`);
+}
+
+/** Alpine's C library takes other addons than everybody else's. */
+function isMusl(): boolean {
+  if (process.platform !== "linux") return false;
+  const report = process.report as typeof process.report & { excludeNetwork: boolean };
+  report.excludeNetwork = true; // it would look up the names of peers
+  const { header } = report.getReport() as { header: { glibcVersionRuntime?: string } };
+  return header.glibcVersionRuntime === undefined;
 }
 
 function loadFrom(parent: string, bytes: Uint8Array): object {
