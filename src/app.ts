@@ -4,12 +4,19 @@ import { createDomain } from "./core/ctx.ts";
 import { createBus } from "./core/events.ts";
 import { createTokens, loadTokenSecret } from "./core/tokens.ts";
 import { createCounters, type Counters } from "./counters.ts";
+import { createLive } from "./http/live.ts";
+import { createRateLimit } from "./http/rate-limit.ts";
 import { createHttpApp, listen } from "./http/server.ts";
+import { startAlerts } from "./jobs/alerts.ts";
+import { startDeliver } from "./jobs/deliver.ts";
 import { startDeviceCheck } from "./jobs/device-check.ts";
 import { startPurge } from "./jobs/purge.ts";
+import { startRollup } from "./jobs/rollup.ts";
+import { createSender } from "./jobs/send.ts";
 import type { Log } from "./log.ts";
 import { startBroker } from "./mqtt/broker.ts";
 import { createIngest } from "./mqtt/ingest.ts";
+import { startProbes } from "./probes.ts";
 import { openStore } from "./store/open.ts";
 
 export interface App {
@@ -90,22 +97,54 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     });
     started.push(() => deviceCheck.stop());
 
+    const rollup = startRollup({ domain, log });
+    started.push(() => rollup.stop());
+    const alerts = startAlerts({ domain, bus, log, now });
+    started.push(() => alerts.stop());
+    const ownPorts: number[] = [broker.port];
+    const webhookLimits = { maxWebhooks: config.webhooks.max_webhooks, maxPending: config.webhooks.max_pending };
+    const send = createSender({ ownPorts: () => ownPorts, now });
+    const deliver = startDeliver({ domain, bus, log, counters, now, send, limits: webhookLimits });
+    started.push(() => deliver.stop());
+    const probes = startProbes({ store, broker, counters });
+    started.push(() => probes.stop());
+    const live = createLive({ bus, counters, maxClients: config.server.max_live_clients });
+
     const app = createHttpApp({
       domain,
       tokens,
       publish: broker.publish,
       isHealthy: store.isHealthy,
+      isConnected: broker.isConnected,
+      probes,
+      shop: { products: config.catalog, secret },
+      live,
       log,
       counters,
       registration: config.auth.registration,
       publicDevices: config.auth.public_devices,
-      attemptsBurst: config.auth.attempts_burst,
-      attemptsPerMinute: config.auth.attempts_per_minute,
+      attempts: createRateLimit({
+        burst: config.auth.attempts_burst,
+        perMinute: config.auth.attempts_per_minute,
+        counters,
+        counter: "http.attempts_refused",
+      }),
+      calls: createRateLimit({
+        burst: config.server.rate_limit_burst,
+        perMinute: config.server.rate_limit_per_minute,
+        counters,
+        counter: "http.calls_refused",
+      }),
+      webhookLimits,
+      maxApiKeys: config.auth.max_api_keys,
+      maxAlertRules: config.alerts.max_rules,
       trustedProxies: config.server.trusted_proxies,
       maxBodyBytes: config.server.max_body_bytes,
     });
     const http = await listen(app, { ...config.http, maxConnections: config.server.max_connections, counters });
     started.push(() => http.close());
+    started.push(() => live.close()); // streams never end by themselves
+    ownPorts.push(http.port);
     http.server.on("upgrade", (request, socket, head) => {
       if (request.url?.split("?", 1)[0] === mqttWebSocketPath) broker.handleUpgrade(request, socket, head);
       else socket.end("HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n");

@@ -3,6 +3,8 @@ import { hostname, networkInterfaces } from "node:os";
 import { parse } from "smol-toml";
 import * as v from "valibot";
 import { StartError } from "./core/errors.ts";
+import { parseJson } from "./core/json.ts";
+import type { Product } from "./core/products.ts";
 import { logLevels } from "./log.ts";
 
 // One schema for config.toml and the environment: each key once, with what it means, its default, and what it takes.
@@ -61,6 +63,49 @@ const jwtSecret = v.pipe(
   v.check((secret) => Buffer.byteLength(secret) >= 32, "must be 32 bytes or longer; leave it out and one is generated"),
 );
 
+const price = v.pipe(
+  v.number("must be a number"),
+  v.minValue(0, "must be 0 or more"),
+  v.maxValue(1_000_000, "must not be more than 1000000"),
+  v.check((amount) => Number.isInteger(toMicros(amount)), "must not be finer than a millionth"),
+);
+
+/** Millionths of a decimal number, by its digits: 0.001 is 1000 and not 1000.0000000000001. */
+function toMicros(amount: number): number {
+  const [whole = "0", fraction = ""] = amount.toFixed(10).split(".");
+  return Number(whole) * 1_000_000 + Number(`${fraction.slice(0, 6)}.${fraction.slice(6)}`);
+}
+
+const product = v.strictObject({
+  id: v.pipe(string, v.regex(/^[A-Za-z0-9._-]{1,64}$/, "must be 1 to 64 letters, digits, dots, underscores or dashes")),
+  name: string,
+  type: oneOf(["per_read", "subscription"]),
+  price,
+  currency: v.optional(v.pipe(string, v.regex(/^[A-Z]{3}$/, "must be a currency's three letters")), "USD"),
+  description: v.optional(string),
+  access: v.optional(oneOf(["raw", "aggregated"]), "raw"),
+});
+
+const defaultProducts: v.InferOutput<typeof product>[] = [
+  {
+    id: "prod_raw_streams",
+    name: "Raw Data Streams",
+    type: "per_read",
+    price: 0.001,
+    currency: "USD",
+    description: "Access raw sensor data in real-time",
+    access: "raw",
+  },
+  {
+    id: "prod_aggregated",
+    name: "Aggregated Metrics",
+    type: "subscription",
+    price: 99,
+    currency: "USD",
+    access: "aggregated",
+  },
+];
+
 const megabyte = 1024 * 1024;
 
 export const sections = {
@@ -82,10 +127,17 @@ export const sections = {
     ),
     max_body_bytes: key(
       integer(1_024, 16 * megabyte),
-      65_536,
+      262_144,
       "the largest request body; a larger one is answered 413",
     ),
     max_connections: key(integer(1, 65_535), 512, "HTTP connections at once"),
+    max_live_clients: key(integer(1, 10_000), 50, "clients of /v1/live at once; one more is answered 503"),
+    rate_limit_burst: key(
+      integer(1, 1_000_000),
+      100,
+      "calls of /v1 at once, by API key, user or address; one more is answered 429",
+    ),
+    rate_limit_per_minute: key(integer(1, 10_000_000), 1_000, "calls of /v1 in a minute after that"),
     log_level: key(oneOf(logLevels), "info", "what is logged: debug, info, warn or error"),
   },
   database: {
@@ -148,10 +200,35 @@ export const sections = {
     ),
     public_devices: key(peerRule, "lan", "who may list the devices without a token: open, lan or off"),
     attempts_burst: key(integer(1, 10_000), 20, "failed logins, and registrations, from one address at once"),
+    max_api_keys: key(integer(1, 10_000), 20, "API keys that one user may have"),
     attempts_per_minute: key(
       integer(1, 10_000),
       10,
       "failed logins, and registrations, from one address in a minute after that",
+    ),
+  },
+  webhooks: {
+    max_webhooks: key(integer(1, 1_000), 20, "webhooks that may be registered"),
+    max_pending: key(
+      integer(10, 1_000_000),
+      10_000,
+      "deliveries that may wait for one webhook; the oldest are given up and counted",
+    ),
+  },
+  alerts: {
+    max_rules: key(integer(1, 100_000), 500, "alert rules that may exist"),
+  },
+  products: {
+    catalog: key(
+      v.pipe(
+        v.array(product, "must be a list of products"),
+        v.check(
+          (products) => new Set(products.map(({ id }) => id)).size === products.length,
+          "must not name an id twice",
+        ),
+      ),
+      defaultProducts,
+      "what users may buy access to; price per read, or per month of a subscription; no payment is taken",
     ),
   },
 } as const satisfies Record<string, Record<string, Key>>;
@@ -168,6 +245,8 @@ type Settings = { -readonly [S in keyof Sections]: { -readonly [K in keyof Secti
 export interface Config extends Settings {
   http: { host: string | undefined; port: number };
   broker: { host: string | undefined; port: number; credentials: { username: string; password: string } | undefined };
+  /** What is for sale, prices in millionths. */
+  catalog: Product[];
   /** What its reader should know, though nothing is wrong. */
   notices: string[];
 }
@@ -224,11 +303,13 @@ export function parseConfig({ file, env }: ConfigSource): Config {
           fromEnv === undefined ? (values as Record<string, unknown>)[name] : parseEnvValue(fromEnv, schema);
         if (value === undefined) return [name, fallback];
         const result = v.safeParse(schema, value);
-        if (!result.success)
-          mistakes.push(
-            `${fromEnv === undefined ? `${where}: ${section}.${name}` : variable} ${result.issues[0].message}`,
-          );
-        return [name, value];
+        if (result.success) return [name, result.output];
+        const [issue] = result.issues;
+        const path = v.getDotPath(issue);
+        const place =
+          (fromEnv === undefined ? `${where}: ${section}.${name}` : variable) + (path === null ? "" : `.${path}`);
+        mistakes.push(`${place} ${issue.message}`);
+        return [name, fallback];
       }),
     );
   }
@@ -251,9 +332,10 @@ function parseToml({ name, text }: { name: string; text: string }, mistakes: str
   }
 }
 
-/** The environment knows strings alone: numbers and lists (separated by commas) are told by what the key takes. */
+/** The environment knows strings alone: numbers and lists (by commas, or as JSON) are told by what the key takes. */
 function parseEnvValue(text: string, schema: v.GenericSchema): unknown {
   if (schema.type === "number") return /^-?\d+$/.test(text) ? Number(text) : text;
+  if (schema.type === "array" && text.trimStart().startsWith("[")) return parseJson(text) ?? text;
   if (schema.type === "array")
     return text
       .split(",")
@@ -281,9 +363,17 @@ function resolve(settings: Settings, mistakes: string[]): Config {
       port: mqtt.port ?? broker.port,
       credentials: mqtt.username === "" ? undefined : { username: mqtt.username, password: mqtt.password },
     },
+    catalog: settings.products.catalog.map(toProduct),
     notices,
   };
 }
+
+const toProduct = ({ price: amount, access, description, ...rest }: v.InferOutput<typeof product>): Product => ({
+  ...rest,
+  ...(description !== undefined && { description }),
+  priceMicros: toMicros(amount),
+  isAggregatedOnly: access === "aggregated",
+});
 
 function splitAddress(address: string): { host: string | undefined; port: number | undefined } {
   const match = /^(?:\[([^\]]+)\]|([^:]*))(?::(\d+))?$/.exec(address);
@@ -312,8 +402,17 @@ function isThisMachine(host: string): boolean {
   return Object.values(networkInterfaces()).some((addresses) => addresses?.some(({ address }) => address === host));
 }
 
-/** A value as TOML writes it. */
-const toToml = (value: unknown): string => JSON.stringify(value);
+/** A value as TOML writes it: JSON, but for the equals signs in tables. */
+function toToml(value: unknown): string {
+  if (Array.isArray(value)) {
+    const items = value.map(toToml);
+    return value.some((item) => typeof item === "object") ? `[\n  ${items.join(",\n  ")},\n]` : `[${items.join(", ")}]`;
+  }
+  if (typeof value !== "object" || value === null) return JSON.stringify(value);
+  return `{ ${Object.entries(value)
+    .map(([name, part]) => `${name} = ${toToml(part)}`)
+    .join(", ")} }`;
+}
 
 /** A config.toml with every key at its default, documented. What has no default is commented out. */
 export function renderSample(): string {
@@ -330,7 +429,8 @@ export function renderSample(): string {
 export function renderTable(): string {
   const rows = Object.entries(sections).flatMap(([section, keys]) =>
     Object.entries(keys as Record<string, Key>).map(([name, { doc, default: fallback }]) => {
-      const shown = fallback === undefined ? "" : `\`${toToml(fallback)}\``;
+      const text = fallback === undefined ? "" : toToml(fallback);
+      const shown = text === "" ? "" : text.includes("\n") ? "see `sample-config`" : `\`${text}\``;
       return `| \`${section}.${name}\` | ${shown} | \`${envName(section, name)}\` | ${doc} |`;
     }),
   );

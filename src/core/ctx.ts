@@ -7,7 +7,8 @@ export type Actor =
   | { kind: "system" }
   | { kind: "anonymous" }
   | { kind: "device" } // over MQTT, without an identity of its own
-  | { kind: "user"; id: string; username: string; role: "admin" | "member" };
+  | { kind: "user"; id: string; username: string; role: "admin" | "member" }
+  | { kind: "access-key"; purchaseId: string }; // what was bought, whoever brings the key
 
 /** What every verb of the domain gets as its first argument. */
 export interface Ctx {

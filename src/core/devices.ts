@@ -1,13 +1,14 @@
-import { asc, eq, sql } from "drizzle-orm";
+import { asc, eq, or, sql } from "drizzle-orm";
 import { actors, devices, purges, sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { DomainError } from "./errors.ts";
 import { newUuid } from "./ids.ts";
 import type { Patch } from "./schemas.ts";
+import { deviceStatus, displayId, wordColumn } from "./status.ts";
+import { formatInstant } from "./time.ts";
+import { enqueueEvent } from "./webhooks.ts";
 
 export type Device = typeof devices.$inferSelect;
-
-export const deviceStatus = { ok: 1, pending: 2, lost: 3, disabled: 4 } as const;
 
 /** `lastSeenAt` is kept to a second: at a hundred readings a second one write tells as much as a hundred. */
 const lastSeenResolutionMs = 1_000;
@@ -25,6 +26,49 @@ export const listDevices = (ctx: Ctx): Device[] =>
 
 export const findDevice = (ctx: Ctx, id: string): Device | undefined =>
   ctx.db.select().from(devices).where(eq(devices.id, id)).get();
+
+/** {@link displayId} of a device at hand. */
+export const displayIdOf = ({ externalId, id }: Pick<Device, "externalId" | "id">): string => externalId ?? id;
+
+/** Finds a device by either id. */
+export const findAnyDevice = (ctx: Ctx, id: string): Device | undefined =>
+  ctx.db
+    .select()
+    .from(devices)
+    .where(or(eq(devices.externalId, id), eq(devices.id, id.toLowerCase())))
+    .get();
+
+/** @throws {DomainError} `not_found` */
+export function getAnyDevice(ctx: Ctx, id: string): Device {
+  const device = findAnyDevice(ctx, id);
+  if (device === undefined) throw new DomainError("not_found", "device not found");
+  return device;
+}
+
+/**
+ * Makes a change that may change what a device's status is called, and tells of it where it does: to who watches, and,
+ * in the same transaction, to the outbox of who listens for `device.online` or `device.offline`.
+ */
+export function changeStatus(ctx: Ctx, devicePk: number, change: () => void): void {
+  const before = readStatus(ctx, devicePk);
+  change();
+  const after = readStatus(ctx, devicePk);
+  if (before === undefined || after === undefined || before.word === after.word) return;
+  const data = {
+    deviceId: after.deviceId,
+    status: after.word,
+    lastSeen: after.lastSeenAt === null ? null : formatInstant(after.lastSeenAt),
+  };
+  if (after.word !== "error") enqueueEvent(ctx, `device.${after.word}`, data);
+  ctx.emit("device.status", data);
+}
+
+const readStatus = (ctx: Ctx, devicePk: number) =>
+  ctx.db
+    .select({ deviceId: displayId, word: wordColumn(ctx), lastSeenAt: devices.lastSeenAt })
+    .from(devices)
+    .where(eq(devices.pk, devicePk))
+    .get();
 
 /** @throws {DomainError} `not_found` */
 export function getDevice(ctx: Ctx, id: string): Device {
@@ -52,20 +96,20 @@ export function createDevice(ctx: Ctx, input: DeviceInput): Device {
 /** Changes what is given. What a user has set, the device's next announcement leaves alone. */
 export function updateDevice(ctx: Ctx, id: string, input: Patch<DeviceInput>): Device {
   const device = getDevice(ctx, id);
-  const { statusId, ...fields } = input;
-  const updated = ctx.db
-    .update(devices)
-    .set({ ...input, editedFields: addEdited(device.editedFields, fields), updatedAt: ctx.now() })
-    .where(eq(devices.pk, device.pk))
-    .returning()
-    .get();
-  if (statusId !== undefined && statusId !== device.statusId)
-    ctx.emit("device.status", { deviceId: device.id, statusId });
-  return updated;
+  const { statusId: _, ...fields } = input;
+  changeStatus(ctx, device.pk, () => {
+    ctx.db
+      .update(devices)
+      .set({ ...input, editedFields: addEdited(device.editedFields, fields), updatedAt: ctx.now() })
+      .where(eq(devices.pk, device.pk))
+      .run();
+  });
+  return getDevice(ctx, id);
 }
 
+/** A field that is given as `undefined` is not set. */
 export const addEdited = (edited: string[], fields: object): string[] => [
-  ...new Set([...edited, ...Object.keys(fields)]),
+  ...new Set([...edited, ...Object.keys(fields).filter((name) => fields[name as keyof typeof fields] !== undefined)]),
 ];
 
 /**
@@ -85,14 +129,16 @@ export function deleteDevice(ctx: Ctx, id: string): void {
 /** Sets a status that the gateway itself has observed, and says so where it is a change. */
 export function setDeviceStatus(ctx: Ctx, device: Pick<Device, "pk" | "id" | "statusId">, statusId: number): void {
   if (device.statusId === statusId) return;
-  ctx.db.update(devices).set({ statusId, updatedAt: ctx.now() }).where(eq(devices.pk, device.pk)).run();
-  ctx.emit("device.status", { deviceId: device.id, statusId });
+  changeStatus(ctx, device.pk, () => {
+    ctx.db.update(devices).set({ statusId, updatedAt: ctx.now() }).where(eq(devices.pk, device.pk)).run();
+  });
 }
 
-/** A message of the device's own has come: it is seen now, and back if it was lost. */
+/** A message of the device's own has come: it is seen now, back if it was lost, and no longer awaited. */
 export function noteMessage(ctx: Ctx, device: Pick<Device, "pk" | "id" | "statusId" | "lastSeenAt">): void {
   noteSeen(ctx, device);
-  if (device.statusId === deviceStatus.lost) setDeviceStatus(ctx, device, deviceStatus.ok);
+  if (device.statusId === deviceStatus.lost || device.statusId === deviceStatus.pending)
+    setDeviceStatus(ctx, device, deviceStatus.ok);
 }
 
 function noteSeen(ctx: Ctx, { pk, lastSeenAt }: Pick<Device, "pk" | "lastSeenAt">): void {
@@ -103,14 +149,21 @@ function noteSeen(ctx: Ctx, { pk, lastSeenAt }: Pick<Device, "pk" | "lastSeenAt"
 }
 
 /**
- * A device's answer to a check: `lost` and `pending` are taken as said. A disabled device stays disabled.
+ * A device's answer to a check: `lost` and `pending` are taken as said. `error` reports a fault, which any other answer
+ * ends. A disabled device stays disabled.
  * @returns false where there is no such device.
  */
-export function recordCheckResponse(ctx: Ctx, id: string, status: "ok" | "lost" | "pending"): boolean {
+export function recordCheckResponse(ctx: Ctx, id: string, status: "ok" | "lost" | "pending" | "error"): boolean {
   const device = findDevice(ctx, id);
   if (device === undefined) return false;
   noteSeen(ctx, device);
-  if (device.statusId !== deviceStatus.disabled) setDeviceStatus(ctx, device, deviceStatus[status]);
+  const isFaulty = status === "error";
+  const statusId =
+    device.statusId === deviceStatus.disabled ? deviceStatus.disabled : deviceStatus[isFaulty ? "ok" : status];
+  if (isFaulty === device.isFaulty && statusId === device.statusId) return true;
+  changeStatus(ctx, device.pk, () => {
+    ctx.db.update(devices).set({ isFaulty, statusId, updatedAt: ctx.now() }).where(eq(devices.pk, device.pk)).run();
+  });
   return true;
 }
 

@@ -2,9 +2,10 @@ import { count, eq } from "drizzle-orm";
 import { actors, devices, sensors } from "../store/schema.ts";
 import type { ComponentKind } from "./components.ts";
 import type { Ctx } from "./ctx.ts";
-import { deviceStatus, findDevice, noteMessage, setDeviceStatus, type Device } from "./devices.ts";
+import { findDevice, noteMessage, type Device } from "./devices.ts";
 import { deriveComponentId } from "./ids.ts";
 import type { Patch } from "./schemas.ts";
+import { deviceStatus } from "./status.ts";
 
 // A device announces itself, with its sensors and actors: what is new is made, what has changed is changed, what is no
 // longer there becomes inactive. An equal announcement changes nothing.
@@ -48,6 +49,7 @@ export function announceDevice(
   const known = findDevice(ctx, announcement.id);
   if (known === undefined && countDevices(ctx) >= maxDevices) return { foreign: [], isRefused: true };
   const device = known === undefined ? insertDevice(ctx, announcement) : syncDevice(ctx, known, announcement);
+  noteMessage(ctx, device);
   const foreign = [
     ...syncComponents(ctx, "sensor", device, announcement.sensors),
     ...syncComponents(ctx, "actor", device, announcement.actors),
@@ -59,23 +61,20 @@ const countDevices = (ctx: Ctx): number => ctx.db.select({ n: count() }).from(de
 
 function insertDevice(ctx: Ctx, { id, mac, name, description = "", location = "" }: Announcement): Device {
   const now = ctx.now();
-  const device = ctx.db
+  return ctx.db
     .insert(devices)
     .values({
       id,
       name: name ?? mac ?? id,
       description,
       location,
-      statusId: deviceStatus.ok,
+      statusId: deviceStatus.pending, // until the announcement itself counts as its first sign of life
       mac: mac ?? null,
-      lastSeenAt: now,
       createdAt: now,
       updatedAt: now,
     })
     .returning()
     .get();
-  ctx.emit("device.status", { deviceId: id, statusId: deviceStatus.ok });
-  return device;
 }
 
 function syncDevice(ctx: Ctx, device: Device, { mac, name, description, location }: Announcement): Device {
@@ -87,8 +86,6 @@ function syncDevice(ctx: Ctx, device: Device, { mac, name, description, location
       .where(eq(devices.pk, device.pk))
       .run();
   }
-  noteMessage(ctx, device);
-  if (device.statusId === deviceStatus.pending) setDeviceStatus(ctx, device, deviceStatus.ok);
   return device;
 }
 
@@ -115,7 +112,8 @@ function syncComponents(ctx: Ctx, kind: ComponentKind, device: Device, announced
     if (known === undefined)
       present.add(insertComponent(ctx, kind, device, { id, fallbackName: `${kind}-${position}`, ...fields }));
     else if (known.devicePk !== device.pk) foreign.push(id);
-    else {
+    else if (!present.has(known.pk)) {
+      // Named twice in one announcement, it is what was said first: it would change back and forth with each boot.
       present.add(known.pk);
       const changes = differing(known, { ...fields, active: true });
       if (changes !== undefined)

@@ -2,12 +2,14 @@
 
 export type ErrorCode =
   | "invalid" // the input breaks a rule
-  | "unauthenticated" // nobody, or not who they say
+  | "unauthenticated" // nobody, or a token that is not good
+  | "bad_credentials" // a login with a name or a password that is wrong
   | "forbidden" // known, and not allowed
   | "not_found"
   | "conflict" // already taken
   | "too_large"
   | "rate_limited"
+  | "quota_exceeded" // what was bought is used up
   | "unavailable"; // not now: the store does not take it
 
 /** An error whose message is meant for whoever made the call. */
@@ -15,12 +17,19 @@ export class DomainError extends Error {
   readonly code: ErrorCode;
   /** Seconds after which trying again makes sense, with `rate_limited` and `unavailable`. */
   readonly retryAfterSeconds: number | undefined;
+  /** What a program may want to know besides: which field it was. */
+  readonly details: Readonly<Record<string, unknown>>;
 
-  constructor(code: ErrorCode, message: string, options: { cause?: unknown; retryAfterSeconds?: number } = {}) {
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options: { cause?: unknown; retryAfterSeconds?: number; details?: Record<string, unknown> } = {},
+  ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.name = "DomainError";
     this.code = code;
     this.retryAfterSeconds = options.retryAfterSeconds;
+    this.details = options.details ?? {};
   }
 }
 

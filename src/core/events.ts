@@ -1,11 +1,17 @@
 import type { Log } from "../log.ts";
+import type { StatusWord } from "./status.ts";
 
 // What has happened, after it is durable. An event only wakes whoever waits; whatever must survive a crash is read from
 // the store, never from here.
 
 export interface EventMap {
-  "reading.stored": { readingId: number; sensorPk: number; valueAt: number; value: number };
-  "device.status": { deviceId: string; statusId: number };
+  "reading.stored": { readingId: number; deviceId: string; sensorId: string; valueAt: number; value: number };
+  /** `deviceId` is the id that /v1 shows. */
+  "device.status": { deviceId: string; status: StatusWord; lastSeen: string | null };
+  /** `data` is the body of the webhook that tells of it. */
+  alert: { event: "alert.triggered" | "alert.resolved"; deviceId: string; data: object };
+  /** Something waits in the outbox. */
+  "delivery.queued": object;
   "sensors.removed": { count: number };
 }
 

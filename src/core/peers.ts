@@ -23,6 +23,13 @@ export function isLocalAddress(address: string): boolean {
   return isIPv6(bare) && local.check(bare, "ipv6");
 }
 
+const loopback = new BlockList();
+loopback.addSubnet("127.0.0.0", 8, "ipv4");
+loopback.addAddress("::1", "ipv6");
+
+/** This machine, whatever its name. */
+export const isLoopback = (address: string): boolean => loopback.check(address, isIPv4(address) ? "ipv4" : "ipv6");
+
 /** Without the zone (`%eth0`), and `::ffff:192.168.0.7` as `192.168.0.7`. */
 export function normalizeAddress(address: string): string {
   const bare = address.split("%", 1)[0] ?? address;

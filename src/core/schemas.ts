@@ -50,6 +50,20 @@ export const integer = (min: number, max = Number.MAX_SAFE_INTEGER) => {
   return v.pipe(v.number(message), v.integer(message), v.minValue(min, message), v.maxValue(max, message));
 };
 
+/** A password that somebody chooses. */
+export const newPassword = v.pipe(
+  v.string("must be a string"),
+  v.minGraphemes(6, "must have 6 characters or more"),
+  v.maxBytes(128, "must not be longer than 128 bytes"),
+  v.metadata({
+    minLength: 6,
+    maxLength: 128,
+    format: "password",
+    description: "At most 128 bytes in UTF-8",
+    examples: ["secret123"],
+  }),
+);
+
 /** JSON's `1e999` parses to Infinity. Minus zero becomes zero. */
 export const finiteNumber = v.pipe(
   v.number("must be a number"),

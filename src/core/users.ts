@@ -1,4 +1,4 @@
-import { count, eq, or } from "drizzle-orm";
+import { count, eq, or, sql } from "drizzle-orm";
 import { users } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { DomainError } from "./errors.ts";
@@ -54,3 +54,12 @@ export function findUserByLogin(ctx: Ctx, login: string): User | undefined {
 
 export const findUser = (ctx: Ctx, id: string): User | undefined =>
   ctx.db.select().from(users).where(eq(users.id, id)).get();
+
+/** Sets a new password; every token issued before is worthless from then on. */
+export function changePassword(ctx: Ctx, id: string, passwordHash: string): void {
+  ctx.db
+    .update(users)
+    .set({ passwordHash, tokenVersion: sql`${users.tokenVersion} + 1` })
+    .where(eq(users.id, id))
+    .run();
+}

@@ -1,22 +1,26 @@
-import { createCounters } from "../counters.ts";
 import { renderOpenApi } from "./openapi.ts";
-import { createRoutes } from "./server.ts";
+import { createRoutes, type RouteDeps } from "./server.ts";
 
 /** The OpenAPI documents by the path at which they are served. Nothing is started: handlers are named, not called. */
 export function renderApiDocuments(): Record<string, unknown> {
   const unused = (): never => {
     throw new Error("a route was called while its document was rendered");
   };
-  const apis = createRoutes({
+  const deps: RouteDeps = {
     tokens: { issue: unused, verify: unused },
     publish: unused,
     isHealthy: unused,
+    isConnected: unused,
+    probes: { database: unused, mqtt: unused, processor: unused },
+    shop: { products: [], secret: new Uint8Array() },
+    live: { open: unused, close: unused },
+    attempts: { spend: unused, refund: unused },
     registration: "lan",
-    counters: createCounters(),
-    attemptsBurst: 1,
-    attemptsPerMinute: 1,
-  });
+    webhookLimits: { maxWebhooks: 0, maxPending: 0 },
+    maxApiKeys: 0,
+    maxAlertRules: 0,
+  };
   return Object.fromEntries(
-    apis.map(({ dialect, routes }) => [`${dialect.prefix}/openapi.json`, renderOpenApi(dialect, routes)]),
+    createRoutes(deps).map(({ dialect, routes }) => [`${dialect.prefix}/openapi.json`, renderOpenApi(dialect, routes)]),
   );
 }

@@ -95,7 +95,10 @@ function renderOperation(route: Route, path: string, dialect: Dialect, component
     security: route.access === "token" ? [{ bearer: [] }] : isPublic ? [] : [{}, { bearer: [] }],
     ...(parameters.length > 0 && { parameters }),
     ...(route.body && {
-      requestBody: { required: route.isBodyOptional !== true, content: json(render(route.body, components)) },
+      requestBody: {
+        required: route.isBodyOptional !== true,
+        content: json(render(route.bodyDocument ?? route.body, components)),
+      },
     }),
     responses: {
       [route.status]: { description: successes[route.status], content: success },

@@ -13,9 +13,18 @@ export interface RateLimitOptions {
   now?: () => number;
 }
 
+export interface Budget {
+  burst: number;
+  perMinute: number;
+  /** Whole ones that are left. */
+  remaining: number;
+  /** Seconds until the bucket is full again. */
+  resetSeconds: number;
+}
+
 export interface RateLimit {
   /** Spends one. @throws {DomainError} `rate_limited`, with the seconds until there is one again */
-  spend(key: string): void;
+  spend(key: string): Budget;
   /** Gives one back: the attempt was a good one. */
   refund(key: string): void;
 }
@@ -55,6 +64,12 @@ export function createRateLimit({
         });
       }
       bucket.tokens -= 1;
+      return {
+        burst,
+        perMinute,
+        remaining: Math.floor(bucket.tokens),
+        resetSeconds: Math.ceil((burst - bucket.tokens) / perMs / 1_000),
+      };
     },
     refund(key) {
       const bucket = open(key);

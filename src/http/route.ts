@@ -1,24 +1,18 @@
 import type { Context, Hono } from "hono";
 import * as v from "valibot";
-import type { Actor, Ctx, Domain } from "../core/ctx.ts";
+import type { Ctx, Domain } from "../core/ctx.ts";
 import { DomainError } from "../core/errors.ts";
 import { parseJson } from "../core/json.ts";
-import { isPeerAllowed, type Peer, type PeerRule } from "../core/peers.ts";
 import { describeIssue } from "../core/schemas.ts";
-import type { Claims, Tokens } from "../core/tokens.ts";
+import type { Access, Authenticate, Caller } from "./auth.ts";
 
 // One way for every route of either dialect: authenticate, validate, call the handler, render, and keep the route for
 // the OpenAPI document. A route that says nothing about access needs a token.
 
-/** Who may call: whoever has a token, anybody, or anybody to whom the rule of the configuration lets it be public. */
-export type Access = "token" | "public" | "public-devices";
-
 /** What a handler knows of the call besides its input. It never sees Hono's context. */
-export interface Call {
-  actor: Actor;
-  peer: Peer;
-  /** The token's claims; `undefined` where the route needs none. */
-  claims: Claims | undefined;
+export interface Call extends Caller {
+  /** A header that is part of the API, such as `Idempotency-Key`. */
+  header(name: string): string | undefined;
   read<T>(verb: (ctx: Ctx) => T): T;
   commit<T>(verb: (ctx: Ctx) => T): Promise<T>;
 }
@@ -42,6 +36,8 @@ export interface RouteSpec<
   params?: P;
   query?: Q;
   body?: B;
+  /** What the OpenAPI document shows instead of a `body` that JSON Schema cannot say. */
+  bodyDocument?: Schema;
   /** An absent body counts as `{}`. */
   isBodyOptional?: boolean;
   status: 200 | 201 | 202;
@@ -92,19 +88,18 @@ export interface Dialect {
 
 export interface RouteDeps {
   domain: Domain;
-  tokens: Tokens;
-  publicDevices: PeerRule;
-  peerOf(c: Context): Peer;
+  authenticate: Authenticate;
 }
 
 export function mountRoutes(app: Hono, dialect: Dialect, routes: readonly Route[], deps: RouteDeps): void {
   for (const spec of routes) {
     app.on(spec.method.toUpperCase(), dialect.prefix + spec.path, async function handleRoute(c) {
-      const call = await openCall(c, spec.access, dialect, deps);
+      const call = openCall(await deps.authenticate(c, spec.access, dialect), c, deps.domain);
       const params = spec.params && validate(spec.params, c.req.param());
       const query = spec.query && validate(spec.query, c.req.query());
       const body = spec.body && validate(spec.body, await readBody(c, spec.isBodyOptional === true));
       const result = await spec.handle(call, { params, query, body });
+      if (result instanceof Response) return result; // a stream
       return c.body(JSON.stringify(result), spec.statusOf?.(result) ?? spec.status, {
         "Content-Type": "application/json",
       });
@@ -112,37 +107,21 @@ export function mountRoutes(app: Hono, dialect: Dialect, routes: readonly Route[
   }
 }
 
-async function openCall(
-  c: Context,
-  access: Access,
-  dialect: Dialect,
-  { domain, tokens, publicDevices, peerOf }: RouteDeps,
-): Promise<Call> {
-  const peer = peerOf(c);
-  const token = access === "public" ? undefined : readBearer(c.req.header("Authorization"));
-  const bearer = token === undefined ? undefined : await tokens.verify(token);
-  if (bearer === undefined && access !== "public") {
-    const isPublic = access === "public-devices" && isPeerAllowed(publicDevices, peer);
-    if (!isPublic && access === "public-devices" && token === undefined)
-      throw new DomainError("forbidden", "not public from this address: a token is needed");
-    if (!isPublic) throw new DomainError("unauthenticated", dialect.unauthenticated);
-  }
-  const actor: Actor = bearer?.actor ?? { kind: "anonymous" };
-  return {
-    actor,
-    peer,
-    claims: bearer?.claims,
-    read: (verb) => domain.read(actor, verb),
-    commit: (verb) => domain.commit(actor, verb),
-  };
-}
-
-const readBearer = (header: string | undefined): string | undefined => /^Bearer +(\S+) *$/i.exec(header ?? "")?.[1];
+const openCall = ({ actor, peer, claims }: Caller, c: Context, domain: Domain): Call => ({
+  actor,
+  peer,
+  claims,
+  header: (name) => c.req.header(name),
+  read: (verb) => domain.read(actor, verb),
+  commit: (verb) => domain.commit(actor, verb),
+});
 
 function validate<S extends Schema>(schema: S, input: unknown): v.InferOutput<S> {
   const result = v.safeParse(schema, input, { abortEarly: true });
   if (result.success) return result.output;
-  throw new DomainError("invalid", describeIssue(result.issues[0]));
+  const [issue] = result.issues;
+  const field = v.getDotPath(issue);
+  throw new DomainError("invalid", describeIssue(issue), field === null ? {} : { details: { field } });
 }
 
 async function readBody(c: Context, isOptional: boolean): Promise<unknown> {

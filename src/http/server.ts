@@ -1,4 +1,4 @@
-import type { Server } from "node:http";
+import type { Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { createAdaptorServer } from "@hono/node-server";
 import { getConnInfo } from "@hono/node-server/conninfo";
@@ -8,12 +8,17 @@ import { requestId, type RequestIdVariables } from "hono/request-id";
 import type { PublishCommand } from "../core/commands.ts";
 import type { Domain } from "../core/ctx.ts";
 import { DomainError, StartError } from "../core/errors.ts";
+import type { Probes } from "../core/health.ts";
 import { resolvePeer, type PeerRule } from "../core/peers.ts";
+import type { Shop } from "../core/products.ts";
 import type { Tokens } from "../core/tokens.ts";
+import type { WebhookLimits } from "../core/webhooks.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
 import { mountDocs } from "./docs.ts";
-import { createRateLimit } from "./rate-limit.ts";
+import { createAuthenticate } from "./auth.ts";
+import type { Live } from "./live.ts";
+import type { RateLimit } from "./rate-limit.ts";
 import { accountRoutes, type RegistrationRule } from "./root/account.ts";
 import { actorRoutes, sensorRoutes } from "./root/components.ts";
 import { deviceRoutes } from "./root/devices.ts";
@@ -21,52 +26,72 @@ import { readingRoutes } from "./root/readings.ts";
 import { rootDialect } from "./root/shapes.ts";
 import { systemRoutes } from "./root/system.ts";
 import { mountRoutes, type Dialect, type Route } from "./route.ts";
+import { alertRoutes } from "./v1/alerts.ts";
+import { authRoutes } from "./v1/auth.ts";
+import { dataRoutes } from "./v1/data.ts";
+import { deviceRoutes as v1DeviceRoutes } from "./v1/devices.ts";
+import { healthRoutes } from "./v1/health.ts";
+import { liveRoutes } from "./v1/live.ts";
+import { productRoutes } from "./v1/products.ts";
+import { v1Dialect } from "./v1/shapes.ts";
+import { webhookRoutes } from "./v1/webhooks.ts";
 
-export interface HttpOptions {
-  domain: Domain;
+/** What the routes of both dialects call. */
+export interface RouteDeps {
   tokens: Tokens;
   publish: PublishCommand;
   isHealthy: () => boolean;
+  /** Whether a device, by its UUID, has an MQTT session open. */
+  isConnected: (deviceUuid: string) => boolean;
+  probes: Probes;
+  shop: Shop;
+  live: Live;
+  /** Failed logins and registrations, by address. */
+  attempts: RateLimit;
+  registration: RegistrationRule;
+  webhookLimits: WebhookLimits;
+  maxApiKeys: number;
+  maxAlertRules: number;
+}
+
+export interface HttpOptions extends RouteDeps {
+  domain: Domain;
   log: Log;
   counters: Counters;
-  registration: RegistrationRule;
   publicDevices: PeerRule;
-  attemptsBurst: number;
-  attemptsPerMinute: number;
+  /** Calls of /v1, by key, user or address. */
+  calls: RateLimit;
   trustedProxies: readonly string[];
   maxBodyBytes: number;
 }
 
 /** The two dialects' routes, as they are served and as they are documented. */
-export function createRoutes(
-  deps: Pick<
-    HttpOptions,
-    "tokens" | "publish" | "isHealthy" | "registration" | "counters" | "attemptsBurst" | "attemptsPerMinute"
-  >,
-): {
-  dialect: Dialect;
-  routes: Route[];
-}[] {
-  const attempts = createRateLimit({
-    burst: deps.attemptsBurst,
-    perMinute: deps.attemptsPerMinute,
-    counters: deps.counters,
-    counter: "http.attempts_refused",
-  });
-  return [
-    {
-      dialect: rootDialect,
-      routes: [
-        ...systemRoutes(deps),
-        ...accountRoutes({ ...deps, attempts }),
-        ...deviceRoutes(),
-        ...sensorRoutes(deps),
-        ...actorRoutes(deps),
-        ...readingRoutes(),
-      ],
-    },
-  ];
-}
+export const createRoutes = (deps: RouteDeps): { dialect: Dialect; routes: Route[] }[] => [
+  {
+    dialect: rootDialect,
+    routes: [
+      ...systemRoutes(deps),
+      ...accountRoutes(deps),
+      ...deviceRoutes(),
+      ...sensorRoutes(deps),
+      ...actorRoutes(deps),
+      ...readingRoutes(),
+    ],
+  },
+  {
+    dialect: v1Dialect,
+    routes: [
+      ...authRoutes(deps),
+      ...v1DeviceRoutes(deps),
+      ...dataRoutes(),
+      ...productRoutes(deps),
+      ...healthRoutes(deps),
+      ...webhookRoutes({ limits: deps.webhookLimits }),
+      ...alertRoutes({ maxRules: deps.maxAlertRules }),
+      ...liveRoutes(deps),
+    ],
+  },
+];
 
 /** The whole HTTP side, in the order in which a request passes it. */
 export function createHttpApp(options: HttpOptions): Hono<{ Variables: RequestIdVariables }> {
@@ -80,7 +105,14 @@ export function createHttpApp(options: HttpOptions): Hono<{ Variables: RequestId
     c.res.headers.set("X-Content-Type-Options", "nosniff");
   });
   app.use(bodyLimit({ maxSize: maxBodyBytes, onError: () => refuseBody(maxBodyBytes) }));
-  for (const { dialect, routes } of apis) mountRoutes(app as unknown as Hono, dialect, routes, { ...options, peerOf });
+  const authenticate = createAuthenticate({
+    ...options,
+    peerOf,
+    limitOf: (dialect) => (dialect === v1Dialect ? options.calls : undefined),
+  });
+  for (const { dialect, routes } of apis) {
+    mountRoutes(app as unknown as Hono, dialect, routes, { domain: options.domain, authenticate });
+  }
   mountDocs(app as unknown as Hono, apis);
   app.notFound((c) => renderError(c, new DomainError("not_found", "resource not found")));
   app.onError((error, c) => {
@@ -102,7 +134,8 @@ export function createHttpApp(options: HttpOptions): Hono<{ Variables: RequestId
   }
 
   function peerOf(c: Context) {
-    return resolvePeer(getConnInfo(c).remote.address ?? "", c.req.header("X-Forwarded-For"), options.trustedProxies);
+    const forwarded = c.req.header("X-Forwarded-For") ?? c.req.header("Forwarded");
+    return resolvePeer(getConnInfo(c).remote.address ?? "", forwarded, options.trustedProxies);
   }
 
   /** Every path speaks the dialect of its prefix, those that lead nowhere too. */
@@ -162,17 +195,21 @@ export async function listen(
   }).catch((error: NodeJS.ErrnoException) => {
     throw new StartError(`the API cannot listen on port ${port}: ${error.code ?? error.message}`);
   });
+  const underWay = new Set<ServerResponse>();
+  server.on("request", (_request, response: ServerResponse) => {
+    underWay.add(response);
+    response.once("close", () => underWay.delete(response));
+  });
   return {
     port: (server.address() as AddressInfo).port,
     server,
-    close: () =>
-      new Promise((resolve) => {
-        const cutOff = setTimeout(() => server.closeAllConnections(), closeTimeoutMs);
-        server.close(() => {
-          clearTimeout(cutOff);
-          resolve();
-        });
-        server.closeIdleConnections();
-      }),
+    async close() {
+      server.close();
+      const cutOff = setTimeout(() => server.closeAllConnections(), closeTimeoutMs);
+      // Requests are waited for, not connections: one that speaks WebSocket by now is the broker's, and ends with it.
+      for (const response of underWay) await new Promise((resolve) => response.once("close", resolve));
+      clearTimeout(cutOff);
+      server.closeAllConnections();
+    },
   };
 }

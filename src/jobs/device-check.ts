@@ -3,17 +3,13 @@ import { requestCheck } from "../core/commands.ts";
 import type { Domain } from "../core/ctx.ts";
 import { listCheckedDevices, markLost, type CheckedDevice } from "../core/devices.ts";
 import type { Log } from "../log.ts";
+import { startPeriodic, type Job } from "./periodic.ts";
 
 export interface DeviceCheckOptions {
   domain: Domain;
   publish: PublishCommand;
   log: Log;
   intervalMs: number;
-}
-
-export interface Job {
-  /** Stops, and waits for what is under way. */
-  stop(): Promise<void>;
 }
 
 /** A device that has sent nothing for so many intervals is lost. */
@@ -29,7 +25,6 @@ const system = { kind: "system" } as const;
  */
 export function startDeviceCheck({ domain, publish, log, intervalMs }: DeviceCheckOptions): Job {
   const silence = new Map<number, { lastSeenAt: number | null; rounds: number }>();
-  let running = Promise.resolve();
 
   async function check(): Promise<void> {
     const devices = domain.read(system, listCheckedDevices);
@@ -49,14 +44,5 @@ export function startDeviceCheck({ domain, publish, log, intervalMs }: DeviceChe
     });
   }
 
-  const timer = setInterval(() => {
-    running = running.then(check).catch((error: unknown) => log.error("device check failed", { error }));
-  }, intervalMs);
-
-  return {
-    async stop() {
-      clearInterval(timer);
-      await running;
-    },
-  };
+  return startPeriodic({ name: "device check", log, intervalMs, run: check });
 }

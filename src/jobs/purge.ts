@@ -3,7 +3,7 @@ import type { Domain } from "../core/ctx.ts";
 import type { Bus } from "../core/events.ts";
 import { purgeStep } from "../core/purges.ts";
 import type { Log } from "../log.ts";
-import type { Job } from "./device-check.ts";
+import type { Job } from "./periodic.ts";
 
 export interface PurgeOptions {
   domain: Domain;

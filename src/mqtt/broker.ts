@@ -32,6 +32,9 @@ export interface Broker {
   /** The port listened on, the real one where 0 was asked for. */
   port: number;
   publish: PublishCommand;
+  /** Whether the connection over which a device spoke last is still open. */
+  isConnected(deviceId: string): boolean;
+  isListening(): boolean;
   /** Takes a WebSocket connection (subprotocol `mqtt`) over from the HTTP server. */
   handleUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void;
   /** Accepts nobody any more; those who are here stay. */
@@ -97,7 +100,9 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   }
 
   /** Unacknowledged messages that wait for their commit, by connection. */
-  const held = new WeakMap<Client, Promise<void>>();
+  const held = new WeakMap<Client, Promise<string | undefined>>();
+  /** The connection over which each device spoke last, by client id. As many as there are devices. */
+  const speakers = new Map<string, string>();
 
   function authorizePublish(client: Client | null, packet: PublishPacket, done: (error?: Error | null) => void): void {
     if (packet.topic.startsWith("$")) return done(new Error("topics that begin with $ are the broker's own"));
@@ -114,12 +119,13 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     const turn = taken ?? held.get(client);
     if (turn === undefined) return done(null);
     held.set(client, turn);
-    const release = (error: Error | null): void => {
+    const release = (error: Error | null, deviceId?: string): void => {
+      if (deviceId !== undefined) speakers.set(deviceId, client.id);
       if (held.get(client) === turn) held.delete(client);
       done(error);
     };
     // Where it was not stored there is no PUBACK, and the connection closes: the device keeps the message and sends it again.
-    turn.then(() => release(null), release);
+    turn.then((deviceId) => release(null, deviceId), release);
   }
 
   aedes.on("clientError", (client, error) => {
@@ -158,6 +164,11 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   return {
     port: (server.address() as AddressInfo).port,
     publish: (command) => publish(aedes, topic, command),
+    isConnected(deviceId) {
+      const clientId = speakers.get(deviceId);
+      return clientId !== undefined && findClient(aedes, clientId)?.connected === true;
+    },
+    isListening: () => server.listening,
     handleUpgrade(request, socket, head) {
       if (webSockets.clients.size >= options.maxConnections) {
         counters.increment("mqtt.connections_dropped");
@@ -176,6 +187,10 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     },
   };
 }
+
+/** Not in its types: the connections by client id. */
+const findClient = (aedes: Aedes, clientId: string): Client | undefined =>
+  (aedes as unknown as { clients: Record<string, Client> }).clients[clientId];
 
 /** Commands are kept for a device that sleeps; a question whether it is there makes sense only now. */
 const qosOf = (command: Command): 0 | 1 =>

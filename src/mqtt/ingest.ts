@@ -1,7 +1,7 @@
 import type { Domain } from "../core/ctx.ts";
 import { recordCheckResponse } from "../core/devices.ts";
 import { announceDevice } from "../core/discovery.ts";
-import { recordReading } from "../core/readings.ts";
+import { recordReading, type Recorded } from "../core/readings.ts";
 import { createResendGuard, fingerprintMessage } from "../core/resends.ts";
 import { maxAheadMs } from "../core/time.ts";
 import type { Counters } from "../counters.ts";
@@ -30,10 +30,10 @@ export interface IngestOptions {
 
 /**
  * Takes what a client has published, before it is acknowledged. `undefined`: nothing to wait for. Otherwise the promise
- * settles when the message is durable, and rejects only where the store did not take it: a bad message is counted and
- * acknowledged, or its device would send it for ever.
+ * settles when the message is durable, with the UUID of the device that has spoken if it is known, and rejects only where
+ * the store did not take it: a bad message is counted and acknowledged, or its device would send it for ever.
  */
-export type Ingest = (clientId: string, packet: InboundPublish) => Promise<void> | undefined;
+export type Ingest = (clientId: string, packet: InboundPublish) => Promise<string | undefined> | undefined;
 
 const device = { kind: "device" } as const;
 
@@ -59,7 +59,7 @@ export function createIngest({
     message: Extract<Message, { kind: "reading" }>,
     clientId: string,
     packet: InboundPublish,
-  ): Promise<void> {
+  ): Promise<string | undefined> {
     let { valueAt } = message;
     if (valueAt !== undefined && valueAt > now() + maxAheadMs) {
       counters.increment("mqtt.clock_ahead");
@@ -70,27 +70,30 @@ export function createIngest({
     if (valueAt === undefined && packet.messageId !== undefined) {
       const fingerprint = fingerprintMessage(clientId, packet.messageId, packet.payload);
       const recorded = await resends.commitOnce(fingerprint, packet.dup, record);
-      settle(recorded ?? "resend");
-    } else settle(await domain.commit(device, record));
+      return settle(recorded ?? "resend");
+    }
+    return settle(await domain.commit(device, record));
 
-    function settle(outcome: "unknown" | "resend" | { isResend: boolean }): void {
+    function settle(outcome: "unknown" | "resend" | Recorded): string | undefined {
       if (outcome === "unknown") reject("unknown_sensor", clientId, message.sensorId);
       else counters.increment(outcome === "resend" || outcome.isResend ? "mqtt.resends" : "mqtt.readings");
+      return typeof outcome === "string" ? undefined : outcome.deviceId;
     }
   }
 
   async function takeResponse(
     { deviceId, status }: Extract<Message, { kind: "check-response" }>,
     clientId: string,
-  ): Promise<void> {
+  ): Promise<string | undefined> {
     const isKnown = await domain.commit(device, (ctx) => recordCheckResponse(ctx, deviceId, status));
     if (!isKnown) reject("unknown_device", clientId, deviceId);
+    return isKnown ? deviceId : undefined;
   }
 
   async function takeAnnouncement(
     { announcement }: Extract<Message, { kind: "announcement" }>,
     clientId: string,
-  ): Promise<void> {
+  ): Promise<string | undefined> {
     const { foreign, isRefused } = await domain.commit(device, (ctx) =>
       announceDevice(ctx, announcement, { maxDevices }),
     );
@@ -102,6 +105,7 @@ export function createIngest({
         component: id,
       });
     }
+    return isRefused ? undefined : announcement.id;
   }
 
   return function ingest(clientId, packet) {

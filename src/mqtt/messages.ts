@@ -9,7 +9,7 @@ import { describeIssue, instant, integer, parsed, text, uuid } from "../core/sch
 
 export type Message =
   | { kind: "reading"; sensorId: string; value: number; valueAt: number | undefined }
-  | { kind: "check-response"; deviceId: string; status: "ok" | "lost" | "pending" }
+  | { kind: "check-response"; deviceId: string; status: "ok" | "lost" | "pending" | "error" }
   | { kind: "announcement"; announcement: Announcement }
   /** Of a type that the gateway does not know, or one of its own: none of its business. */
   | { kind: "other" }
@@ -60,7 +60,7 @@ const readingSchema = v.object({ sensor_id: uuid(), value, value_at: nullable(in
 
 const responseSchema = v.object({
   device_id: uuid(),
-  status: v.picklist(["ok", "lost", "pending"], "must be ok, lost or pending"),
+  status: v.picklist(["ok", "lost", "pending", "error"], "must be ok, lost, pending or error"),
 });
 
 const componentSchema = v.object({

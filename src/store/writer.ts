@@ -21,6 +21,8 @@ export interface Writer {
   drain(): Promise<void>;
   /** False from a failed commit to the next one that goes through. */
   isHealthy(): boolean;
+  /** Works that wait now, and what the last commits took in milliseconds, a moving average. */
+  stats(): { pending: number; commitMs: number };
   /** Drains, and takes nothing more. */
   close(): Promise<void>;
 }
@@ -37,6 +39,8 @@ const maxBatch = 1_000;
 /** Another program may hold the store's lock for a moment (a backup, a look with the sqlite3 shell). */
 const busyRetryMs = 20;
 const busyDeadlineMs = 10_000;
+/** What one commit counts in the average. */
+const averageWeight = 0.1;
 
 interface Job {
   work: () => unknown;
@@ -64,6 +68,7 @@ export function createWriter(sqlite: Database, { maxPending, log, counters }: Wr
   let isClosed = false;
   let healthy = true;
   let busySince: number | undefined;
+  let commitMs = 0;
 
   function schedule(): void {
     if (isScheduled || queue.length === 0) return;
@@ -80,7 +85,9 @@ export function createWriter(sqlite: Database, { maxPending, log, counters }: Wr
     let outcomes: Outcome[];
     try {
       outcomes = runTogether(jobs) ?? runApart(jobs);
+      const startedAt = performance.now();
       commit.run();
+      commitMs += (performance.now() - startedAt - commitMs) * averageWeight;
     } catch (error) {
       fail(jobs, error);
       schedule();
@@ -193,6 +200,7 @@ export function createWriter(sqlite: Database, { maxPending, log, counters }: Wr
     submit,
     drain,
     isHealthy: () => healthy,
+    stats: () => ({ pending: queue.length, commitMs }),
     async close() {
       while (queue.length > 0) await drain();
       isClosed = true;

@@ -4,7 +4,7 @@ import type { Device } from "../../core/devices.ts";
 import type { DomainError, ErrorCode } from "../../core/errors.ts";
 import { parseUuid } from "../../core/ids.ts";
 import type { Reading } from "../../core/readings.ts";
-import { finiteNumber, instant, integer, label, parsed, text, uuid } from "../../core/schemas.ts";
+import { finiteNumber, instant, integer, label, newPassword, parsed, text, uuid } from "../../core/schemas.ts";
 import { formatInstant } from "../../core/time.ts";
 import type { Dialect } from "../route.ts";
 
@@ -85,18 +85,7 @@ export const registerInput = v.object({
     // The expression above needs its `u` flag, which JSON Schema has no place for.
     v.metadata({ minLength: 3, maxLength: 50, pattern: "^[^\\u0000-\\u001f\\u007f-\\u009f]*$", examples: ["admin"] }),
   ),
-  password: v.pipe(
-    v.string("must be a string"),
-    v.minGraphemes(6, "must have 6 characters or more"),
-    v.maxBytes(128, "must not be longer than 128 bytes"),
-    v.metadata({
-      minLength: 6,
-      maxLength: 128,
-      format: "password",
-      description: "At most 128 bytes in UTF-8",
-      examples: ["secret123"],
-    }),
-  ),
+  password: newPassword,
   email: v.optional(
     v.union(
       [

@@ -1,0 +1,207 @@
+import type { Statement } from "better-sqlite3";
+import { and, count, eq, sql } from "drizzle-orm";
+import type { Db } from "../store/open.ts";
+import { progress, rollups, sensors } from "../store/schema.ts";
+import type { Ctx } from "./ctx.ts";
+import { addExact, addPacked, packSum, type ExactSum } from "./exact-sum.ts";
+import { formatInstant } from "./time.ts";
+import { enqueueEvent } from "./webhooks.ts";
+
+// Sums by minute, hour and day. They hold every reading up to a watermark, the id of the last one summed up; ids rise in
+// the order of commits, so nothing slips past it. What is behind the watermark and then changes is summed anew in the
+// transaction that changes it. Whoever reads adds what is ahead of the watermark from the readings themselves: an
+// answer never depends on how far the background work has come.
+
+export const rollupWidths = { minute: 60_000, hour: 3_600_000, day: 86_400_000 } as const;
+
+const { minute, hour, day } = rollupWidths;
+
+export interface Aggregate {
+  count: number;
+  sum: ExactSum;
+  min: number;
+  max: number;
+}
+
+export const emptyAggregate = (): Aggregate => ({ count: 0, sum: [], min: Infinity, max: -Infinity });
+
+export function addValue(into: Aggregate, value: number): void {
+  into.count += 1;
+  addExact(into.sum, value);
+  if (value < into.min) into.min = value;
+  if (value > into.max) into.max = value;
+}
+
+/** [start_at, count, sum, sum_rest, min, max] */
+export type RollupRow = [startAt: number, count: number, sum: number, rest: Buffer | null, min: number, max: number];
+
+export function addRollup(into: Aggregate, [, count, sum, rest, min, max]: RollupRow): void {
+  into.count += count;
+  addPacked(into.sum, sum, rest);
+  if (min < into.min) into.min = min;
+  if (max > into.max) into.max = max;
+}
+
+interface Statements {
+  watermark: Statement<[], number>;
+  setWatermark: Statement<[number]>;
+  ahead: Statement<[number, number], [id: number, sensorPk: number, valueAt: number, value: number]>;
+  rows: Statement<[number, number, number, number], RollupRow>;
+  put: Statement<[number, number, number, number, number, Buffer | null, number, number]>;
+  remove: Statement<[number, number, number]>;
+  rawBehind: Statement<[number, number, number, number], number>;
+}
+
+const prepared = new WeakMap<Db, Statements>();
+
+function statements(db: Db): Statements {
+  let found = prepared.get(db);
+  if (found === undefined) {
+    const { $client } = db;
+    found = {
+      watermark: $client.prepare<[], number>("SELECT value FROM progress WHERE name = 'rollups'").pluck(),
+      setWatermark: $client.prepare("INSERT OR REPLACE INTO progress (name, value) VALUES ('rollups', ?)"),
+      ahead: $client
+        .prepare<[number, number], [number, number, number, number]>(
+          "SELECT id, sensor_pk, value_at, value FROM readings WHERE id > ? ORDER BY id LIMIT ?",
+        )
+        .raw(),
+      rows: $client
+        .prepare<[number, number, number, number], RollupRow>(
+          `SELECT start_at, count, sum, sum_rest, min, max FROM rollups
+           WHERE width = ? AND sensor_pk = ? AND start_at >= ? AND start_at < ? ORDER BY start_at`,
+        )
+        .raw(),
+      put: $client.prepare(
+        "INSERT OR REPLACE INTO rollups (width, sensor_pk, start_at, count, sum, sum_rest, min, max) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+      ),
+      remove: $client.prepare("DELETE FROM rollups WHERE width = ? AND sensor_pk = ? AND start_at = ?"),
+      rawBehind: $client
+        .prepare<[number, number, number, number], number>(
+          "SELECT value FROM readings WHERE sensor_pk = ? AND value_at >= ? AND value_at < ? AND id <= ?",
+        )
+        .pluck(),
+    };
+    prepared.set(db, found);
+  }
+  return found;
+}
+
+/** The id of the last reading that the rollups hold. */
+export const readWatermark = (ctx: Ctx): number => statements(ctx.db).watermark.get() ?? 0;
+
+/** One sensor's rollups of a width, [from, to), in order. */
+export const readRollups = (ctx: Ctx, width: number, sensorPk: number, from: number, to: number): RollupRow[] =>
+  statements(ctx.db).rows.all(width, sensorPk, from, to);
+
+export const floorTo = (at: number, width: number): number => Math.floor(at / width) * width;
+
+/**
+ * Sums up the next `limit` readings.
+ * @returns how many there were; fewer than `limit`: the rollups hold everything now
+ */
+export function rollUpStep(ctx: Ctx, limit: number): number {
+  const { ahead, setWatermark } = statements(ctx.db);
+  const rows = ahead.all(readWatermark(ctx), limit);
+  if (rows.length === 0) return 0;
+  const added = new Map<string, { width: number; sensorPk: number; startAt: number; aggregate: Aggregate }>();
+  for (const [, sensorPk, valueAt, value] of rows) {
+    for (const width of [minute, hour, day]) {
+      const startAt = floorTo(valueAt, width);
+      const key = `${width} ${sensorPk} ${startAt}`;
+      let entry = added.get(key);
+      if (entry === undefined) added.set(key, (entry = { width, sensorPk, startAt, aggregate: emptyAggregate() }));
+      addValue(entry.aggregate, value);
+    }
+  }
+  for (const { width, sensorPk, startAt, aggregate } of added.values()) {
+    for (const row of readRollups(ctx, width, sensorPk, startAt, startAt + 1)) addRollup(aggregate, row);
+    store(ctx, width, sensorPk, startAt, aggregate);
+  }
+  setWatermark.run((rows.at(-1) as [number, ...unknown[]])[0]);
+  return rows.length;
+}
+
+/** True where the rollups hold every reading. */
+export const isRolledUp = (ctx: Ctx): boolean => statements(ctx.db).ahead.get(readWatermark(ctx), 1) === undefined;
+
+const periods = [
+  { period: "hour", width: hour },
+  { period: "day", width: day },
+] as const;
+
+/** Periods that went by while the gateway was off are told of afterwards, so many at the most. */
+const maxMissedPeriods = 48;
+
+const lastTold = (ctx: Ctx, period: string): number | undefined =>
+  ctx.db
+    .select()
+    .from(progress)
+    .where(eq(progress.name, `completed.${period}`))
+    .get()?.value;
+
+/** True where every hour and day that is over has been told of. */
+export const arePeriodsComplete = (ctx: Ctx): boolean =>
+  periods.every(({ period, width }) => lastTold(ctx, period) === floorTo(ctx.now(), width));
+
+/**
+ * Tells of the hours and days that are over and summed up: one event a period in which there were readings. To be called
+ * when everything is rolled up.
+ */
+export function completePeriods(ctx: Ctx): void {
+  for (const { period, width } of periods) {
+    const now = floorTo(ctx.now(), width);
+    const told = lastTold(ctx, period) ?? now;
+    for (let start = Math.max(told, now - maxMissedPeriods * width); start < now; start += width) {
+      const row = ctx.db
+        .select({ sensors: count(), readings: sql<number>`coalesce(sum(${rollups.count}), 0)` })
+        .from(sensors)
+        // Sensor by sensor: the key begins with the sensor, and a sweep would pass years of other periods.
+        .innerJoin(rollups, and(eq(rollups.width, width), eq(rollups.sensorPk, sensors.pk), eq(rollups.startAt, start)))
+        .get();
+      if (row === undefined || row.sensors === 0) continue;
+      enqueueEvent(ctx, "aggregation.completed", {
+        period,
+        start: formatInstant(start),
+        end: formatInstant(start + width),
+        sensors: row.sensors,
+        readings: row.readings,
+      });
+    }
+    if (told !== now || lastTold(ctx, period) === undefined) {
+      ctx.db
+        .insert(progress)
+        .values({ name: `completed.${period}`, value: now })
+        .onConflictDoUpdate({ target: progress.name, set: { value: now } })
+        .run();
+    }
+  }
+}
+
+/** A reading of this sensor at this instant was changed or deleted: what holds it is summed anew. */
+export function correctRollups(ctx: Ctx, sensorPk: number, valueAt: number): void {
+  const ofMinute = emptyAggregate();
+  const start = floorTo(valueAt, minute);
+  for (const value of statements(ctx.db).rawBehind.all(sensorPk, start, start + minute, readWatermark(ctx)))
+    addValue(ofMinute, value);
+  store(ctx, minute, sensorPk, start, ofMinute);
+  for (const [width, part] of [
+    [hour, minute],
+    [day, hour],
+  ] as const) {
+    const startAt = floorTo(valueAt, width);
+    const aggregate = emptyAggregate();
+    for (const row of readRollups(ctx, part, sensorPk, startAt, startAt + width)) addRollup(aggregate, row);
+    store(ctx, width, sensorPk, startAt, aggregate);
+  }
+}
+
+function store(ctx: Ctx, width: number, sensorPk: number, startAt: number, { count, sum, min, max }: Aggregate): void {
+  const { put, remove } = statements(ctx.db);
+  if (count === 0) {
+    remove.run(width, sensorPk, startAt);
+    return;
+  }
+  const packed = packSum(sum);
+  put.run(width, sensorPk, startAt, count, packed.sum, packed.rest, min, max);
+}

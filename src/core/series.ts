@@ -1,0 +1,223 @@
+import type { Statement } from "better-sqlite3";
+import type { Db } from "../store/open.ts";
+import type { Ctx } from "./ctx.ts";
+import { DomainError } from "./errors.ts";
+import { roundSum } from "./exact-sum.ts";
+import { createBuckets, lengthOf, utc, type Buckets, type Interval, type Zone } from "./intervals.ts";
+import {
+  addRollup,
+  addValue,
+  emptyAggregate,
+  floorTo,
+  readRollups,
+  readWatermark,
+  rollupWidths,
+  type Aggregate,
+} from "./rollups.ts";
+
+// Aggregates over a range of one sensor's readings, whole or in buckets: from the widest rollups that fit, the readings
+// themselves at the ragged ends, and those that no rollup holds yet.
+
+const { minute, hour, day } = rollupWidths;
+
+export type Aggregation = "avg" | "min" | "max" | "sum" | "count";
+export const aggregations = ["avg", "min", "max", "sum", "count"] as const satisfies readonly Aggregation[];
+
+/** More buckets than a chart has pixels for. */
+export const maxBuckets = 50_000;
+
+interface Statements {
+  /** The first and the last instant at which a sensor has a reading, within a range. */
+  bounds: Statement<{ sensorPk: number; from: number; to: number }, [first: number | null, last: number | null]>;
+  raw: Statement<[number, number, number], number>;
+  ahead: Statement<[number, number, number, number], [valueAt: number, value: number]>;
+}
+
+const prepared = new WeakMap<Db, Statements>();
+
+function statements(db: Db): Statements {
+  let found = prepared.get(db);
+  if (found === undefined) {
+    const { $client } = db;
+    found = {
+      bounds: $client
+        .prepare<{ sensorPk: number; from: number; to: number }, [number | null, number | null]>(
+          `SELECT (SELECT value_at FROM readings WHERE sensor_pk = :sensorPk AND value_at >= :from AND value_at < :to ORDER BY value_at LIMIT 1),
+                  (SELECT value_at FROM readings WHERE sensor_pk = :sensorPk AND value_at >= :from AND value_at < :to ORDER BY value_at DESC LIMIT 1)`,
+        )
+        .raw(),
+      raw: $client
+        .prepare<[number, number, number], number>(
+          "SELECT value FROM readings WHERE sensor_pk = ? AND value_at >= ? AND value_at < ?",
+        )
+        .pluck(),
+      ahead: $client
+        .prepare<[number, number, number, number], [number, number]>(
+          // By id: the few that no rollup holds yet, not the range's millions.
+          "SELECT value_at, value FROM readings NOT INDEXED WHERE id > ? AND sensor_pk = ? AND value_at >= ? AND value_at < ?",
+        )
+        .raw(),
+    };
+    prepared.set(db, found);
+  }
+  return found;
+}
+
+export interface Range {
+  sensorPk: number;
+  /** Inclusive; absent: from the first reading. */
+  from?: number | undefined;
+  /** Exclusive; absent: to the last reading. */
+  to?: number | undefined;
+}
+
+export interface Point {
+  at: number;
+  value: number;
+  count: number;
+}
+
+/** The range cut down to where there are readings; `undefined` where there are none. */
+function clip(
+  ctx: Ctx,
+  { sensorPk, from = Number.MIN_SAFE_INTEGER, to = Number.MAX_SAFE_INTEGER }: Range,
+): { from: number; to: number } | undefined {
+  const [first, last] = statements(ctx.db).bounds.get({ sensorPk, from, to }) ?? [null, null];
+  return first === null || last === null ? undefined : { from: first, to: last + 1 };
+}
+
+/** One bucket over the range; none where it holds no readings, except that their count is 0. Stamped at `from`. */
+export function aggregateRange(ctx: Ctx, range: Range, aggregation: Aggregation): Point[] {
+  const clipped = clip(ctx, range);
+  if (clipped === undefined)
+    return aggregation === "count" ? [{ at: range.from ?? ctx.now(), value: 0, count: 0 }] : [];
+  const aggregate = emptyAggregate();
+  addRange(ctx, aggregate, range.sensorPk, clipped.from, clipped.to);
+  return [toPoint(range.from ?? clipped.from, aggregate, aggregation)];
+}
+
+/**
+ * The range in buckets, oldest first, each stamped at its start; those without readings are left out.
+ * @throws {DomainError} `invalid`: more buckets than anybody can look at
+ */
+export function aggregateSeries(
+  ctx: Ctx,
+  range: Range,
+  aggregation: Aggregation,
+  interval: Interval,
+  zone: Zone,
+): Point[] {
+  const clipped = clip(ctx, range);
+  if (clipped === undefined) return [];
+  const { from, to } = clipped;
+  if ((to - from) / lengthOf(interval) > maxBuckets)
+    throw new DomainError("invalid", `interval is too short for this range: more than ${maxBuckets} buckets`);
+  const { sensorPk } = range;
+  const buckets = createBuckets(interval, zone);
+  const collected = collectInto(buckets);
+
+  // Whole cells of a width that divides every bucket; the ragged ends, less than a cell each, in narrower ones.
+  const width = cellWidth(interval, zone, from, to);
+  const start = ceilTo(from, width);
+  const end = floorTo(to, width);
+  if (start >= end) addEdge(from, to);
+  else {
+    addEdge(from, start);
+    for (const row of readRollups(ctx, width, sensorPk, start, end)) addRollup(collected.at(row[0]), row);
+    for (const [valueAt, value] of statements(ctx.db).ahead.all(readWatermark(ctx), sensorPk, start, end))
+      addValue(collected.at(valueAt), value);
+    addEdge(end, to);
+  }
+  return collected.points(aggregation);
+
+  function addEdge(edgeFrom: number, edgeTo: number): void {
+    for (let at = edgeFrom; at < edgeTo;) {
+      const next = Math.min(edgeTo, buckets.endOf(buckets.startOf(at)));
+      addRange(ctx, collected.at(at), sensorPk, at, next);
+      at = next;
+    }
+  }
+}
+
+const ceilTo = (at: number, width: number): number => Math.ceil(at / width) * width;
+
+function collectInto(buckets: Buckets) {
+  const found = new Map<number, Aggregate>();
+  let start = NaN;
+  let end = NaN;
+  let current: Aggregate | undefined;
+  return {
+    /** The bucket of an instant. What comes in order finds it without asking the calendar. */
+    at(instant: number): Aggregate {
+      if (current !== undefined && instant >= start && instant < end) return current;
+      start = buckets.startOf(instant);
+      end = buckets.endOf(start);
+      current = found.get(start);
+      if (current === undefined) found.set(start, (current = emptyAggregate()));
+      return current;
+    },
+    points: (aggregation: Aggregation): Point[] =>
+      [...found]
+        .filter(([, { count }]) => count > 0)
+        .toSorted(([a], [b]) => a - b)
+        .map(([at, aggregate]) => toPoint(at, aggregate, aggregation)),
+  };
+}
+
+/** The widest rollup of which every bucket of the series is made up. */
+function cellWidth(interval: Interval, zone: Zone, from: number, to: number): number {
+  const length = lengthOf(interval);
+  if (length < hour) return minute;
+  if (zone === utc) return length >= day ? day : hour;
+  // Offsets of half and quarter hours, India's or Nepal's, put the edges of buckets inside of UTC's hours.
+  for (let at = from; ; at = Math.min(to, at + day)) {
+    if (zone.offsetAt(at) % hour !== 0) return minute;
+    if (at >= to) return hour;
+  }
+}
+
+/** Adds the readings in [from, to): whole days, hours and minutes from rollups, the rest one by one. */
+function addRange(ctx: Ctx, into: Aggregate, sensorPk: number, from: number, to: number): void {
+  const start = ceilTo(from, minute);
+  const end = floorTo(to, minute);
+  if (start >= end) {
+    addRaw(ctx, into, sensorPk, from, to);
+    return;
+  }
+  addRaw(ctx, into, sensorPk, from, start);
+  addCells(ctx, into, sensorPk, start, end, [day, hour, minute]);
+  for (const [, value] of statements(ctx.db).ahead.all(readWatermark(ctx), sensorPk, start, end)) addValue(into, value);
+  addRaw(ctx, into, sensorPk, end, to);
+}
+
+function addRaw(ctx: Ctx, into: Aggregate, sensorPk: number, from: number, to: number): void {
+  if (from >= to) return;
+  for (const value of statements(ctx.db).raw.all(sensorPk, from, to)) addValue(into, value);
+}
+
+/** Rollups in [from, to), both whole minutes: of the first width where whole cells of it fit, of the narrower ones beside. */
+function addCells(
+  ctx: Ctx,
+  into: Aggregate,
+  sensorPk: number,
+  from: number,
+  to: number,
+  [width, ...narrower]: number[],
+): void {
+  if (from >= to || width === undefined) return;
+  const start = ceilTo(from, width);
+  const end = floorTo(to, width);
+  if (start >= end) {
+    addCells(ctx, into, sensorPk, from, to, narrower);
+    return;
+  }
+  addCells(ctx, into, sensorPk, from, start, narrower);
+  for (const row of readRollups(ctx, width, sensorPk, start, end)) addRollup(into, row);
+  addCells(ctx, into, sensorPk, end, to, narrower);
+}
+
+function toPoint(at: number, { count, sum, min, max }: Aggregate, aggregation: Aggregation): Point {
+  const total = roundSum(sum);
+  const value = { avg: total / count, min, max, sum: total, count }[aggregation];
+  return { at, value, count };
+}

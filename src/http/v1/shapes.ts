@@ -1,0 +1,185 @@
+import * as v from "valibot";
+import type { DomainError, ErrorCode } from "../../core/errors.ts";
+import type { DeviceDetail, DeviceSummary } from "../../core/device-list.ts";
+import { integer, label, parsed, text } from "../../core/schemas.ts";
+import { statusWords } from "../../core/status.ts";
+import { formatInstant } from "../../core/time.ts";
+import type { Dialect } from "../route.ts";
+
+// The IoT Backbone dialect: camelCase on the wire, objects around lists, `{"error":{"code","message","details"}}`.
+
+const answers: Record<ErrorCode, { status: number; code: string }> = {
+  invalid: { status: 400, code: "VALIDATION_ERROR" },
+  unauthenticated: { status: 401, code: "INVALID_TOKEN" },
+  bad_credentials: { status: 401, code: "INVALID_CREDENTIALS" },
+  forbidden: { status: 403, code: "FORBIDDEN" },
+  quota_exceeded: { status: 403, code: "QUOTA_EXCEEDED" },
+  not_found: { status: 404, code: "NOT_FOUND" },
+  conflict: { status: 409, code: "CONFLICT" },
+  too_large: { status: 413, code: "PAYLOAD_TOO_LARGE" },
+  rate_limited: { status: 429, code: "RATE_LIMITED" },
+  unavailable: { status: 503, code: "UNAVAILABLE" },
+};
+
+export const v1Dialect: Dialect = {
+  title: "IoT Backbone API",
+  prefix: "/v1",
+  unauthenticated: "Invalid or expired authentication token",
+  render: ({ code, message, details }: DomainError) => {
+    const answer = answers[code];
+    return { status: answer.status, body: { error: { code: answer.code, message, details } } };
+  },
+  internalError: { error: { code: "INTERNAL", message: "Internal server error", details: {} } },
+  errorSchema: v.object({
+    error: v.object({
+      code: v.picklist([...Object.values(answers).map(({ code }) => code), "INTERNAL"]),
+      message: v.string(),
+      details: v.record(v.string(), v.unknown()),
+    }),
+  }),
+};
+
+export const timestamp = v.pipe(v.string(), v.metadata({ format: "date-time" }), v.examples(["2026-02-06T20:00:00Z"]));
+
+export const successSchema = v.object({ success: v.literal(true) });
+
+/** A number in a query; what is above the maximum counts as the maximum. */
+export const wholeNumber = (max: number, documented: Record<string, unknown> = {}) =>
+  parsed(
+    (digits) => (/^\d+$/.test(digits) ? Math.min(Number(digits), max) : undefined),
+    "must be a whole number, 0 or more",
+    {
+      type: "integer",
+      minimum: 0,
+      maximum: max,
+      ...documented,
+    },
+  );
+
+/** `limit` and `offset` of a list. */
+export const pageQuery = (max: number, fallback: number) => ({
+  limit: v.pipe(
+    v.optional(wholeNumber(max, { default: fallback }), String(fallback)),
+    v.description("Number of results"),
+  ),
+  offset: v.pipe(
+    v.optional(wholeNumber(Number.MAX_SAFE_INTEGER, { default: 0 }), "0"),
+    v.description("Pagination offset"),
+  ),
+});
+
+export const deviceParams = v.object({ deviceId: label(64) });
+
+export const deviceQuery = v.object({
+  status: v.optional(v.picklist(statusWords, `must be one of ${statusWords.join(", ")}`)),
+  type: v.optional(text(255)),
+  ...pageQuery(100, 50),
+});
+
+const ownId = v.pipe(
+  v.string("must be a string"),
+  v.regex(/^[A-Za-z0-9._-]{1,64}$/, "must be 1 to 64 letters, digits, dots, underscores or dashes"),
+  v.examples(["SC-TEMP-001"]),
+);
+
+const deviceFields = {
+  name: label(255),
+  type: label(255),
+  manufacturer: v.optional(text(255)),
+  model: v.optional(text(255)),
+  location: v.optional(text(255)),
+};
+
+export const deviceInput = v.object({ id: v.optional(ownId), ...deviceFields });
+
+export const deviceUpdate = v.object({
+  ...v.partial(v.object(deviceFields)).entries,
+  status: v.optional(
+    v.pipe(
+      v.picklist(["online", "offline"], "must be online or offline"),
+      v.description("To enable or to disable the device."),
+    ),
+  ),
+});
+
+const status = v.picklist(statusWords);
+
+const summaryEntries = {
+  id: v.pipe(v.string(), v.examples(["SC-TEMP-001"])),
+  name: v.string(),
+  type: v.string(),
+  status,
+  lastSeen: v.nullable(timestamp),
+};
+
+export const summarySchema = v.object(summaryEntries);
+
+export const deviceListSchema = v.object({
+  devices: v.array(summarySchema),
+  total: v.number(),
+  limit: v.number(),
+  offset: v.number(),
+});
+
+export const detailSchema = v.object({
+  ...summaryEntries,
+  uuid: v.string(),
+  manufacturer: v.nullable(v.string()),
+  model: v.nullable(v.string()),
+  location: v.string(),
+  connected: v.boolean(),
+  lastReading: v.nullable(timestamp),
+  createdAt: timestamp,
+  updatedAt: timestamp,
+  sensors: v.array(
+    v.object({
+      id: v.string(),
+      name: v.string(),
+      type: v.string(),
+      unit: v.nullable(v.string()),
+      active: v.boolean(),
+      lastReading: v.nullable(timestamp),
+      lastValue: v.nullable(v.number()),
+    }),
+  ),
+  actors: v.array(v.object({ id: v.string(), name: v.string(), type: v.string(), active: v.boolean() })),
+});
+
+const toTime = (at: number | null | undefined): string | null =>
+  at === null || at === undefined ? null : formatInstant(at);
+
+export const toSummary = ({ id, name, type, status, lastSeenAt }: DeviceSummary) => ({
+  id,
+  name,
+  type,
+  status,
+  lastSeen: toTime(lastSeenAt),
+});
+
+export function toDetail(detail: DeviceDetail, isConnected: boolean) {
+  const { device, sensors, actors } = detail;
+  const newest = Math.max(...sensors.map(({ lastReading }) => lastReading?.at ?? -Infinity));
+  return {
+    ...toSummary(detail),
+    uuid: device.id,
+    manufacturer: device.manufacturer,
+    model: device.model,
+    location: device.location,
+    connected: isConnected,
+    lastReading: Number.isFinite(newest) ? formatInstant(newest) : null,
+    createdAt: formatInstant(device.createdAt),
+    updatedAt: formatInstant(device.updatedAt),
+    sensors: sensors.map(({ id, name, type, unit, isActive, lastReading }) => ({
+      id,
+      name,
+      type,
+      unit,
+      active: isActive,
+      lastReading: toTime(lastReading?.at),
+      lastValue: lastReading?.value ?? null,
+    })),
+    actors: actors.map(({ id, name, type, isActive }) => ({ id, name, type, active: isActive })),
+  };
+}
+
+export const quantity = integer(1, 1_000_000_000);
