@@ -6,8 +6,9 @@ import { getAnyDevice, type Device } from "./devices.ts";
 import { DomainError } from "./errors.ts";
 import type { Interval, Zone } from "./intervals.ts";
 import { requireAccess, spendRecords } from "./products.ts";
-import { recordReading, requireTime } from "./readings.ts";
+import { recordReading } from "./readings.ts";
 import { aggregateRange, aggregateSeries, type Aggregation } from "./series.ts";
+import { maxAheadMs } from "./time.ts";
 
 // A device's data as /v1 sees it: points of its primary sensor, or of another one that is named.
 
@@ -65,7 +66,8 @@ export function submitPoints(
   const sensor = requireSensor(ctx, device, sensorId);
   let { unit } = sensor;
   for (const point of points) {
-    requireTime(ctx, point.at);
+    if (point.at > ctx.now() + maxAheadMs)
+      throw new DomainError("invalid", "timestamp is more than 24 hours ahead", { details: { field: "timestamp" } });
     if (point.unit !== undefined && unit !== null && point.unit !== unit) {
       throw new DomainError("invalid", `unit differs from the sensor's, which is ${unit}`, {
         details: { field: "unit" },

@@ -5,6 +5,7 @@ import type { Ctx } from "./ctx.ts";
 import { DomainError } from "./errors.ts";
 import { getAnyDevice, type Device } from "./devices.ts";
 import { hashSecret } from "./keys.ts";
+import { lastInstant } from "./time.ts";
 
 // Data products: the right to read one device's data. What is bought is an entitlement on this gateway; no payment is
 // taken. Money is counted in whole millionths of the currency's unit.
@@ -126,7 +127,7 @@ function addMonths(at: number, months: number): number {
   date.setUTCMonth(date.getUTCMonth() + months);
   const lastDay = new Date(Date.UTC(date.getUTCFullYear(), date.getUTCMonth() + 1, 0)).getUTCDate();
   date.setUTCDate(Math.min(day, lastDay));
-  if (Number.isNaN(date.getTime())) throw new DomainError("invalid", "quantity is too large");
+  if (!(date.getTime() <= lastInstant)) throw new DomainError("invalid", "quantity is too large");
   return date.getTime();
 }
 

@@ -3,7 +3,7 @@
 const rfc3339 = /^(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))$/;
 
 const firstInstant = Date.parse("0000-01-01T00:00:00Z");
-const lastInstant = Date.parse("9999-12-31T23:59:59.999Z");
+export const lastInstant = Date.parse("9999-12-31T23:59:59.999Z");
 
 /** How far ahead of the gateway's clock a reading's time may lie. */
 export const maxAheadMs = 24 * 60 * 60 * 1000;

@@ -6,7 +6,7 @@ import { isPeerAllowed, type Peer, type PeerRule } from "../core/peers.ts";
 import { findPurchase, isAccessKey } from "../core/products.ts";
 import type { Claims, Tokens } from "../core/tokens.ts";
 import type { Log } from "../log.ts";
-import type { RateLimit } from "./rate-limit.ts";
+import type { Budget, RateLimit } from "./rate-limit.ts";
 import type { Dialect } from "./route.ts";
 
 /**
@@ -73,7 +73,14 @@ export function createAuthenticate({ domain, tokens, log, publicDevices, peerOf,
     const credential = access === "public" ? undefined : readCredential(c);
     const bearer = credential === undefined ? undefined : await identify(credential);
     const limit = limitOf(dialect);
-    if (limit !== undefined) setLimitHeaders(c, limit.spend(bearer?.budget ?? peer.address));
+    if (limit !== undefined) {
+      const budget = bearer?.budget ?? peer.address;
+      try {
+        limit.spend(budget);
+      } finally {
+        setLimitHeaders(c, limit.budgetOf(budget)); // of a refusal too: that is when a client looks at them
+      }
+    }
     if (bearer !== undefined) {
       if (!isAllowed(bearer.actor, access)) throw new DomainError("forbidden", "not allowed with these credentials");
       return { actor: bearer.actor, claims: bearer.claims, peer };
@@ -99,10 +106,7 @@ const readCredential = (c: Context): string | undefined => {
 };
 
 /** The fields of draft-ietf-httpapi-ratelimit-headers, beside those that clients of older drafts look for. */
-function setLimitHeaders(
-  c: Context,
-  { burst, perMinute, remaining, resetSeconds }: ReturnType<RateLimit["spend"]>,
-): void {
+function setLimitHeaders(c: Context, { burst, perMinute, remaining, resetSeconds }: Budget): void {
   c.header("RateLimit-Policy", `"default";q=${perMinute};w=60;burst=${burst}`);
   c.header("RateLimit", `"default";r=${remaining};t=${resetSeconds}`);
   c.header("RateLimit-Limit", String(burst));

@@ -14,7 +14,7 @@ export function renderApiDocuments(): Record<string, unknown> {
     probes: { database: unused, mqtt: unused, processor: unused },
     shop: { products: [], secret: new Uint8Array() },
     live: { open: unused, close: unused },
-    attempts: { spend: unused, refund: unused },
+    attempts: { spend: unused, budgetOf: unused, refund: unused },
     registration: "lan",
     webhookLimits: { maxWebhooks: 0, maxPending: 0 },
     maxApiKeys: 0,

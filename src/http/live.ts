@@ -18,21 +18,28 @@ export interface Live {
   close(): void;
 }
 
-/** Events that may wait for one client; a client that falls further behind is cut off, and the others wait for nobody. */
-const maxWaiting = 1_000;
+/**
+ * Bytes that may wait for one client; a client that falls further behind is cut off, and the others wait for nobody. Much
+ * more than one commit brings about: what comes in one go, nobody can have read in between.
+ */
+const maxWaitingBytes = 2 * 1024 * 1024;
 /** A comment now and then, so that proxies and clients see that the line is alive. */
 const heartbeatMs = 15_000;
 
 const encoder = new TextEncoder();
 
 export function createLive({ bus, counters, maxClients }: LiveOptions): Live {
-  const clients = new Set<{ wants: (deviceId: string) => boolean; send: (text: string) => void; end: () => void }>();
+  const clients = new Set<{
+    wants: (deviceId: string) => boolean;
+    send: (chunk: Uint8Array) => void;
+    end: () => void;
+  }>();
 
   function broadcast(event: string, deviceId: string, data: object): void {
-    let text: string | undefined; // written once, however many listen
+    let chunk: Uint8Array | undefined; // written once, and kept once, however many listen
     for (const client of clients) {
       if (!client.wants(deviceId)) continue;
-      client.send((text ??= `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`));
+      client.send((chunk ??= encoder.encode(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`)));
     }
   }
 
@@ -50,7 +57,7 @@ export function createLive({ bus, counters, maxClients }: LiveOptions): Live {
   bus.on("alert", ({ event, deviceId, data }) => broadcast(event, deviceId, data));
 
   const heartbeat = setInterval(() => {
-    for (const client of clients) client.send(": alive\n\n");
+    for (const client of clients) client.send(encoder.encode(": alive\n\n"));
   }, heartbeatMs);
   heartbeat.unref();
 
@@ -67,14 +74,14 @@ export function createLive({ bus, counters, maxClients }: LiveOptions): Live {
             const leave = (): void => void clients.delete(client);
             client = {
               wants: (deviceId) => wanted === undefined || deviceId === wanted,
-              send(text) {
+              send(chunk) {
                 if ((controller.desiredSize ?? 0) <= 0) {
                   leave();
                   counters.increment("live.dropped");
                   controller.error(new Error("the client reads too slowly"));
                   return;
                 }
-                controller.enqueue(encoder.encode(text));
+                controller.enqueue(chunk);
               },
               end() {
                 leave();
@@ -86,7 +93,7 @@ export function createLive({ bus, counters, maxClients }: LiveOptions): Live {
           },
           cancel: () => void clients.delete(client),
         },
-        { highWaterMark: maxWaiting },
+        new ByteLengthQueuingStrategy({ highWaterMark: maxWaitingBytes }),
       );
       return new Response(stream, {
         headers: { "Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no" },

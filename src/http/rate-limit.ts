@@ -24,7 +24,9 @@ export interface Budget {
 
 export interface RateLimit {
   /** Spends one. @throws {DomainError} `rate_limited`, with the seconds until there is one again */
-  spend(key: string): Budget;
+  spend(key: string): void;
+  /** What is left, of which nothing is spent by asking. */
+  budgetOf(key: string): Budget;
   /** Gives one back: the attempt was a good one. */
   refund(key: string): void;
 }
@@ -64,6 +66,9 @@ export function createRateLimit({
         });
       }
       bucket.tokens -= 1;
+    },
+    budgetOf(key) {
+      const bucket = open(key);
       return {
         burst,
         perMinute,
