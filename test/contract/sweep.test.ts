@@ -155,7 +155,7 @@ describe("every public operation", () => {
   });
 });
 
-function withoutEnd({ exp: _, ...rest }: JWTPayload): JWTPayload {
+function withoutEnd({ exp: _exp, ...rest }: JWTPayload): JWTPayload {
   return rest;
 }
 
