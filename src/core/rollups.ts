@@ -47,6 +47,7 @@ interface Statements {
   setWatermark: Statement<[number]>;
   ahead: Statement<[number, number], [id: number, sensorPk: number, valueAt: number, value: number]>;
   rows: Statement<[number, number, number, number], RollupRow>;
+  one: Statement<[number, number, number], RollupRow>;
   put: Statement<[number, number, number, number, number, Buffer | null, number, number]>;
   remove: Statement<[number, number, number]>;
   rawBehind: Statement<[number, number, number, number], number>;
@@ -70,6 +71,11 @@ function statements(db: Db): Statements {
         .prepare<[number, number, number, number], RollupRow>(
           `SELECT start_at, count, sum, sum_rest, min, max FROM rollups
            WHERE width = ? AND sensor_pk = ? AND start_at >= ? AND start_at < ? ORDER BY start_at`,
+        )
+        .raw(),
+      one: $client
+        .prepare<[number, number, number], RollupRow>(
+          "SELECT start_at, count, sum, sum_rest, min, max FROM rollups WHERE width = ? AND sensor_pk = ? AND start_at = ?",
         )
         .raw(),
       put: $client.prepare(
@@ -101,22 +107,24 @@ export const floorTo = (at: number, width: number): number => Math.floor(at / wi
  * @returns how many there were; fewer than `limit`: the rollups hold everything now
  */
 export function rollUpStep(ctx: Ctx, limit: number): number {
-  const { ahead, setWatermark } = statements(ctx.db);
+  const { ahead, one, setWatermark } = statements(ctx.db);
   const rows = ahead.all(readWatermark(ctx), limit);
   if (rows.length === 0) return 0;
-  const added = new Map<string, { width: number; sensorPk: number; startAt: number; aggregate: Aggregate }>();
-  for (const [, sensorPk, valueAt, value] of rows) {
-    for (const width of [minute, hour, day]) {
-      const startAt = floorTo(valueAt, width);
-      const key = `${width} ${sensorPk} ${startAt}`;
-      let entry = added.get(key);
-      if (entry === undefined) added.set(key, (entry = { width, sensorPk, startAt, aggregate: emptyAggregate() }));
-      addValue(entry.aggregate, value);
+  for (const width of [minute, hour, day]) {
+    const cells = new Map<number, { sensorPk: number; startAt: number; aggregate: Aggregate }>();
+    for (const [, sensorPk, valueAt, value] of rows) {
+      const index = Math.floor(valueAt / width);
+      // One number for both: a sensor has fewer than 2^31 cells on either side of 1970.
+      const key = sensorPk * 2 ** 32 + index;
+      let cell = cells.get(key);
+      if (cell === undefined) cells.set(key, (cell = { sensorPk, startAt: index * width, aggregate: emptyAggregate() }));
+      addValue(cell.aggregate, value);
     }
-  }
-  for (const { width, sensorPk, startAt, aggregate } of added.values()) {
-    for (const row of readRollups(ctx, width, sensorPk, startAt, startAt + 1)) addRollup(aggregate, row);
-    store(ctx, width, sensorPk, startAt, aggregate);
+    for (const { sensorPk, startAt, aggregate } of cells.values()) {
+      const stored = one.get(width, sensorPk, startAt);
+      if (stored !== undefined) addRollup(aggregate, stored);
+      store(ctx, width, sensorPk, startAt, aggregate);
+    }
   }
   setWatermark.run((rows.at(-1) as [number, ...unknown[]])[0]);
   return rows.length;
