@@ -42,6 +42,14 @@ function tidy(schema: JsonSchema, components: Components): JsonSchema {
   if (Array.isArray(required) && required.length > 0) tidied["required"] = required;
   if (Array.isArray(examples) && examples.length > 0) tidied["example"] = examples[0];
   if (Array.isArray(tidied["enum"]) && tidied["type"] === undefined) tidied["type"] = typeof tidied["enum"][0];
+  // A query is text, and so is what stands for an absent part of it; what it spells is a number.
+  if (tidied["type"] === "integer" && typeof tidied["default"] === "string")
+    tidied["default"] = Number(tidied["default"]);
+  // `null` goes with a type (OpenAPI 3.0.3, "nullable"), so with the alternatives and not with the choice.
+  if (tidied["nullable"] === true && Array.isArray(tidied["anyOf"])) {
+    delete tidied["nullable"];
+    tidied["anyOf"] = tidied["anyOf"].map((part: JsonSchema) => ({ ...part, nullable: true }));
+  }
   // "No limit" is not worth saying.
   if (tidied["maximum"] === Number.MAX_SAFE_INTEGER) delete tidied["maximum"];
   if (typeof title !== "string") return tidied;
@@ -51,7 +59,11 @@ function tidy(schema: JsonSchema, components: Components): JsonSchema {
 
 const json = (schema: JsonSchema) => ({ "application/json": { schema } });
 
-function renderParameters(where: "path" | "query", schema: Schema | undefined, components: Components): unknown[] {
+function renderParameters(
+  where: "path" | "query" | "header",
+  schema: Schema | undefined,
+  components: Components,
+): unknown[] {
   if (schema === undefined) return [];
   const { properties = {}, required = [] } = render(schema, components) as {
     properties?: Record<string, { description?: string }>;
@@ -74,25 +86,30 @@ function nameOperation(method: string, path: string): string {
 
 function renderOperation(route: Route, path: string, dialect: Dialect, components: Components): JsonSchema {
   const isPublic = route.access === "public";
+  const isPublicHere = route.access === "public-devices";
   const hasInput = (route.params ?? route.query ?? route.body) !== undefined;
   const errors: Record<string, string> = {
     ...(hasInput && { 400: "Bad Request: invalid input" }),
     ...(!isPublic && { 401: "Unauthorized: no token, or one that is not valid" }),
+    ...(route.access === "admin" && { 403: "Forbidden: for administrators alone" }),
     ...route.errors,
-    default: "Any other error: a body that is too large (413), a fault (500), a store that takes no writes now (503)",
+    default:
+      "Any other error: a body that is too large (413), too many calls (429), a fault (500), a store that takes no writes now (503)",
   };
   const parameters = [
     ...renderParameters("path", route.params, components),
     ...renderParameters("query", route.query, components),
+    ...renderParameters("header", route.headers, components),
   ];
-  const success = json(render(route.response, components));
+  const success = { [route.contentType ?? "application/json"]: { schema: render(route.response, components) } };
   const error = json({ $ref: "#/components/schemas/Error" });
   return {
     operationId: nameOperation(route.method, path),
     tags: [route.tag],
     summary: route.summary,
     ...(route.description !== undefined && { description: route.description }),
-    security: route.access === "token" ? [{ bearer: [] }] : isPublic ? [] : [{}, { bearer: [] }],
+    // A choice that asks for nothing makes the others optional.
+    security: isPublic ? [] : [...(isPublicHere ? [{}] : []), { bearer: [] }, { apiKey: [] }],
     ...(parameters.length > 0 && { parameters }),
     ...(route.body && {
       requestBody: {
@@ -102,10 +119,10 @@ function renderOperation(route: Route, path: string, dialect: Dialect, component
     }),
     responses: {
       [route.status]: { description: successes[route.status], content: success },
-      ...(route.statusOf && { 503: { description: "Service Unavailable", content: success } }),
       ...Object.fromEntries(
         Object.entries(errors).map(([status, description]) => [status, { description, content: error }]),
       ),
+      ...(route.statusOf && { 503: { description: route.errors?.[503] ?? "The same, with 503", content: success } }),
     },
   };
 }
@@ -133,7 +150,10 @@ export function renderOpenApi(dialect: Dialect, routes: readonly Route[]): Recor
     paths,
     components: {
       schemas: components,
-      securitySchemes: { bearer: { type: "http", scheme: "bearer", bearerFormat: "JWT" } },
+      securitySchemes: {
+        bearer: { type: "http", scheme: "bearer", description: "The token of a login, or an API key" },
+        apiKey: { type: "apiKey", in: "header", name: "X-API-Key" },
+      },
     },
   };
 }

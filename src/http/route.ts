@@ -35,6 +35,8 @@ export interface RouteSpec<
   description?: string;
   params?: P;
   query?: Q;
+  /** Documents the headers that the handler reads. */
+  headers?: Schema;
   body?: B;
   /** What the OpenAPI document shows instead of a `body` that JSON Schema cannot say. */
   bodyDocument?: Schema;
@@ -42,6 +44,8 @@ export interface RouteSpec<
   isBodyOptional?: boolean;
   status: 200 | 201 | 202;
   response: R;
+  /** Where the answer is not JSON. */
+  contentType?: string;
   /** For answers whose status follows from what they say, such as a health check. */
   statusOf?: (result: v.InferInput<R>) => 200 | 503;
   /** Documented errors by status; 400 for input and 401 for access are added where they apply. */
@@ -99,7 +103,7 @@ export function mountRoutes(app: Hono, dialect: Dialect, routes: readonly Route[
       const query = spec.query && validate(spec.query, c.req.query());
       const body = spec.body && validate(spec.body, await readBody(c, spec.isBodyOptional === true));
       const result = await spec.handle(call, { params, query, body });
-      if (result instanceof Response) return result; // a stream
+      if (result instanceof Response) return c.newResponse(result.body, result); // a stream, with the headers of all
       return c.body(JSON.stringify(result), spec.statusOf?.(result) ?? spec.status, {
         "Content-Type": "application/json",
       });

@@ -3,7 +3,7 @@ import { displayIdOf } from "../../core/devices.ts";
 import { DomainError } from "../../core/errors.ts";
 import { intervals, openZone } from "../../core/intervals.ts";
 import { readBoughtData, readData, submitPoints, type Data, type DataQuery } from "../../core/points.ts";
-import { finiteNumber, instant, label, uuid } from "../../core/schemas.ts";
+import { finiteNumber, instant, label, text, uuid } from "../../core/schemas.ts";
 import { aggregations } from "../../core/series.ts";
 import { formatInstant } from "../../core/time.ts";
 import { route } from "../route.ts";
@@ -23,16 +23,18 @@ const pointList = v.pipe(
 /** One point, or up to a thousand. Not a union: that would say of a wrong point only that it is neither. */
 const dataInput = v.lazy((input) => (Array.isArray(input) ? pointList : pointInput));
 
-const pointSchema = v.object({
+const pointEntries = {
   timestamp,
-  value: v.number(),
-  unit: v.optional(v.string()),
-  count: v.optional(v.number()),
-});
+  value: v.pipe(v.number(), v.examples([22.5])),
+  unit: v.optional(v.pipe(v.string(), v.examples(["°C"]))),
+  count: v.optional(v.pipe(v.number(), v.integer(), v.description("Readings behind an aggregated value"))),
+};
+
+const pointSchema = v.pipe(v.object(pointEntries), v.title("Point"));
 
 const dataSchema = v.object({ deviceId: v.string(), data: v.array(pointSchema), total: v.number() });
 
-const storedSchema = v.object({ deviceId: v.string(), ...pointSchema.entries });
+const storedSchema = v.object({ deviceId: v.string(), ...pointEntries });
 
 const dataQuery = v.object({
   from: v.optional(v.pipe(instant, v.description("Start, inclusive"))),
@@ -47,7 +49,7 @@ const dataQuery = v.object({
   interval: v.optional(v.picklist(intervals, `must be one of ${intervals.join(", ")}`)),
   tz: v.optional(
     v.pipe(
-      v.string(),
+      text(64),
       v.description("The time zone whose hours, days and months the intervals are"),
       v.examples(["Europe/Ljubljana"]),
     ),

@@ -14,7 +14,8 @@ export const liveRoutes = ({ live }: { live: Live }) => [
       "Server-sent events: `reading`, `status`, `alert.triggered`, `alert.resolved`, each with a JSON object as data. A client that reads too slowly is cut off.",
     query: v.object({ device: v.optional(v.pipe(label(64), v.description("Only this device's events"))) }),
     status: 200,
-    response: v.unknown(),
+    response: v.pipe(v.unknown(), v.metadata({ type: "string", examples: ["event: reading\ndata: {…}\n\n"] })),
+    contentType: "text/event-stream",
     errors: { 404: "NOT_FOUND: no such device", 503: "UNAVAILABLE: too many clients" },
     handle: ({ read }, { query: { device } }) =>
       live.open(device === undefined ? undefined : displayIdOf(read((ctx) => getAnyDevice(ctx, device)))),

@@ -97,6 +97,9 @@ export const productRoutes = ({ shop }: { shop: Shop }) => [
     description:
       "An entitlement on this gateway: no payment is taken. `accessKey` is shown this once; it reads that device's data and nothing else. The same `Idempotency-Key` again gets the same answer.",
     params,
+    headers: v.object({
+      "Idempotency-Key": v.optional(v.pipe(label(255), v.description("Visible characters; one for each purchase"))),
+    }),
     body: v.object({ deviceId: label(64), quantity: v.optional(quantity, 1) }),
     status: 201,
     response: v.object({

@@ -23,6 +23,8 @@ const answers: Record<ErrorCode, { status: number; code: string }> = {
 
 export const v1Dialect: Dialect = {
   title: "IoT Backbone API",
+  description:
+    "Devices and their data, access to it as products, webhooks and alerts. Log in for a token, here or at the root, or make an API key. Lists have `limit` and `offset`; a 201 means that what was sent is durable.",
   prefix: "/v1",
   unauthenticated: "Invalid or expired authentication token",
   render: ({ code, message, details }: DomainError) => {
@@ -83,8 +85,8 @@ const ownId = v.pipe(
 );
 
 const deviceFields = {
-  name: label(255),
-  type: label(255),
+  name: v.pipe(label(255), v.examples(["Room Sensor"])),
+  type: v.pipe(label(255), v.examples(["temperature"])),
   manufacturer: v.optional(text(255)),
   model: v.optional(text(255)),
   location: v.optional(text(255)),
@@ -103,47 +105,64 @@ export const deviceUpdate = v.object({
 });
 
 const status = v.picklist(statusWords);
+const uuidText = v.pipe(v.string(), v.metadata({ format: "uuid" }));
 
 const summaryEntries = {
   id: v.pipe(v.string(), v.examples(["SC-TEMP-001"])),
-  name: v.string(),
-  type: v.string(),
+  name: v.pipe(v.string(), v.examples(["Room Sensor"])),
+  type: v.pipe(v.string(), v.examples(["temperature"])),
   status,
   lastSeen: v.nullable(timestamp),
 };
 
-export const summarySchema = v.object(summaryEntries);
+export const summarySchema = v.pipe(v.object(summaryEntries), v.title("DeviceSummary"));
 
 export const deviceListSchema = v.object({
   devices: v.array(summarySchema),
-  total: v.number(),
-  limit: v.number(),
-  offset: v.number(),
+  total: v.pipe(v.number(), v.integer()),
+  limit: v.pipe(v.number(), v.integer()),
+  offset: v.pipe(v.number(), v.integer()),
 });
 
-export const detailSchema = v.object({
-  ...summaryEntries,
-  uuid: v.string(),
-  manufacturer: v.nullable(v.string()),
-  model: v.nullable(v.string()),
-  location: v.string(),
-  connected: v.boolean(),
-  lastReading: v.nullable(timestamp),
-  createdAt: timestamp,
-  updatedAt: timestamp,
-  sensors: v.array(
-    v.object({
-      id: v.string(),
-      name: v.string(),
-      type: v.string(),
-      unit: v.nullable(v.string()),
-      active: v.boolean(),
-      lastReading: v.nullable(timestamp),
-      lastValue: v.nullable(v.number()),
-    }),
-  ),
-  actors: v.array(v.object({ id: v.string(), name: v.string(), type: v.string(), active: v.boolean() })),
-});
+const sensorSchema = v.pipe(
+  v.object({
+    id: uuidText,
+    name: v.pipe(v.string(), v.examples(["Temperature"])),
+    type: v.pipe(v.string(), v.examples(["temperature"])),
+    unit: v.nullable(v.pipe(v.string(), v.examples(["°C"]))),
+    active: v.pipe(v.boolean(), v.description("False where the device no longer announces it")),
+    lastReading: v.nullable(timestamp),
+    lastValue: v.nullable(v.pipe(v.number(), v.examples([21.5]))),
+  }),
+  v.title("Sensor"),
+);
+
+const actorSchema = v.pipe(
+  v.object({
+    id: uuidText,
+    name: v.pipe(v.string(), v.examples(["Lamp"])),
+    type: v.pipe(v.string(), v.examples(["led"])),
+    active: v.boolean(),
+  }),
+  v.title("Actor"),
+);
+
+export const detailSchema = v.pipe(
+  v.object({
+    ...summaryEntries,
+    uuid: uuidText,
+    manufacturer: v.nullable(v.string()),
+    model: v.nullable(v.string()),
+    location: v.pipe(v.string(), v.examples(["Living room"])),
+    connected: v.pipe(v.boolean(), v.description("An MQTT session of its own is open")),
+    lastReading: v.nullable(timestamp),
+    createdAt: timestamp,
+    updatedAt: timestamp,
+    sensors: v.array(sensorSchema),
+    actors: v.array(actorSchema),
+  }),
+  v.title("Device"),
+);
 
 const toTime = (at: number | null | undefined): string | null =>
   at === null || at === undefined ? null : formatInstant(at);
