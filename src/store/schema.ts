@@ -35,6 +35,8 @@ export const devices = sqliteTable("devices", {
   /** The device has reported a fault, and not yet that it is over. */
   isFaulty: integer("is_faulty", { mode: "boolean" }).notNull().default(false),
   mac: text(),
+  /** SHA-256 of the token by which the device proves that it is itself, hexadecimal; null: it has none. */
+  tokenHash: text("token_hash"),
   /** The fields that a user has set over REST; an announcement leaves them alone. */
   editedFields: text("edited_fields", { mode: "json" }).$type<string[]>().notNull().default([]),
   /** Any message of the device's own, to a resolution of one second. */
@@ -279,3 +281,59 @@ export const alerts = sqliteTable(
   },
   (t) => [index("alerts_rule").on(t.rulePk, t.resolvedAt), index("alerts_device").on(t.devicePk, t.resolvedAt)],
 );
+
+// What the broker must not forget. Memory answers; these tables are what it is filled from at the start.
+
+/** Clients that asked for a session that outlives their connection (clean session 0). */
+export const mqttSessions = sqliteTable("mqtt_sessions", {
+  clientId: text("client_id").primaryKey(),
+  /** Whose session it is: nobody else may take the client id over. */
+  owner: text().notNull(),
+  /** When the client was last connected, for the session's expiry. */
+  seenAt: integer("seen_at").notNull(),
+});
+
+export const mqttSubscriptions = sqliteTable(
+  "mqtt_subscriptions",
+  { clientId: text("client_id").notNull(), topic: text().notNull(), qos: integer().notNull() },
+  (t) => [primaryKey({ columns: [t.clientId, t.topic] })],
+);
+
+/** Messages on their way to persistent sessions, in the order of their arrival. */
+export const mqttQueued = sqliteTable(
+  "mqtt_queued",
+  {
+    pk: integer().primaryKey({ autoIncrement: true }),
+    clientId: text("client_id").notNull(),
+    /** `publish`, or `pubrel` once the receiver has confirmed a QoS 2 message. */
+    cmd: text({ enum: ["publish", "pubrel"] }).notNull(),
+    messageId: integer("message_id"),
+    topic: text().notNull(),
+    payload: blob({ mode: "buffer" }).notNull(),
+    qos: integer().notNull(),
+    retain: integer({ mode: "boolean" }).notNull(),
+  },
+  (t) => [index("mqtt_queued_client").on(t.clientId)],
+);
+
+/** QoS 2 messages that were received and not yet released: what is sent again is known. */
+export const mqttIncoming = sqliteTable(
+  "mqtt_incoming",
+  { clientId: text("client_id").notNull(), messageId: integer("message_id").notNull() },
+  (t) => [primaryKey({ columns: [t.clientId, t.messageId] })],
+);
+
+export const mqttRetained = sqliteTable("mqtt_retained", {
+  topic: text().primaryKey(),
+  payload: blob({ mode: "buffer" }).notNull(),
+  qos: integer().notNull(),
+});
+
+/** Wills of connected clients, to be published at the next start where the gateway ended before they did. */
+export const mqttWills = sqliteTable("mqtt_wills", {
+  clientId: text("client_id").primaryKey(),
+  topic: text().notNull(),
+  payload: blob({ mode: "buffer" }).notNull(),
+  qos: integer().notNull(),
+  retain: integer({ mode: "boolean" }).notNull(),
+});
