@@ -1,4 +1,4 @@
-import { mkdirSync } from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import Sqlite, { type Database } from "better-sqlite3";
 import { drizzle } from "drizzle-orm/better-sqlite3";
@@ -44,8 +44,9 @@ export function openStore({ path: givenPath, maxPendingWrites, log, counters }: 
   try {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     const nativeBinding = loadAddon(folder);
-    const open = (file: string) => {
+    const open = (file: string, { readonly = false } = {}) => {
       const sqlite = new Sqlite(file, {
+        readonly,
         timeout: lockWaitMs,
         ...(nativeBinding && { nativeBinding: nativeBinding as unknown as string }),
       });
@@ -53,6 +54,13 @@ export function openStore({ path: givenPath, maxPendingWrites, log, counters }: 
       return sqlite;
     };
     const lock = takeLock(open(`${path}-lock`));
+    if (existsSync(`${path}-wal`)) {
+      // Somebody was killed here. The last connection that may write carries the log over when it closes, and that of
+      // another program or a newer version is not ours to carry.
+      const look = open(path, { readonly: true });
+      checkOrigin(look, path);
+      look.close();
+    }
     const sqlite = open(path);
     checkOrigin(sqlite, path);
     setPragmas(sqlite);
@@ -77,7 +85,12 @@ export function openStore({ path: givenPath, maxPendingWrites, log, counters }: 
       },
       async close() {
         await writer.close();
-        sqlite.pragma("wal_checkpoint(TRUNCATE)");
+        try {
+          sqlite.pragma("wal_checkpoint(TRUNCATE)");
+        } catch (error) {
+          // Nothing is lost: what the log holds is carried over at the next start.
+          log.warn("the write-ahead log could not be carried into the store", { error });
+        }
         sqlite.close();
         lock.close();
       },
@@ -95,8 +108,8 @@ const connect = (sqlite: Database) => drizzle(sqlite);
  * `kill -9` leaves nothing behind to clean up. The store itself stays open to other programs that read it.
  */
 function takeLock(lock: Database): Database {
-  lock.pragma("journal_mode = MEMORY"); // nothing of it is worth a file
   try {
+    lock.pragma("journal_mode = MEMORY"); // nothing of it is worth a file
     lock.exec("BEGIN EXCLUSIVE");
   } catch (error) {
     throw isSqliteError(error, "SQLITE_BUSY")
@@ -153,5 +166,7 @@ function explain(error: unknown, path: string): Error {
   const code = (error as NodeJS.ErrnoException).code;
   if (code !== undefined && /^E[A-Z]+$/.test(code))
     return new StartError(`${path} cannot be opened: ${(error as Error).message}`);
+  if (error instanceof Sqlite.SqliteError)
+    return new StartError(`${path} cannot be used: ${error.message}; restore a backup, or move it away to start anew`);
   return error as Error;
 }
