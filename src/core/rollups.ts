@@ -1,9 +1,8 @@
-import type { Statement } from "better-sqlite3";
 import { and, count, eq, sql } from "drizzle-orm";
-import type { Db } from "../store/open.ts";
 import { progress, rollups, sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { addExact, addPacked, packSum, type ExactSum } from "./exact-sum.ts";
+import { prepareOnce } from "./prepared.ts";
 import { formatInstant } from "./time.ts";
 import { enqueueEvent } from "./webhooks.ts";
 
@@ -42,56 +41,38 @@ export function addRollup(into: Aggregate, [, count, sum, rest, min, max]: Rollu
   if (max > into.max) into.max = max;
 }
 
-interface Statements {
-  watermark: Statement<[], number>;
-  setWatermark: Statement<[number]>;
-  ahead: Statement<[number, number], [id: number, sensorPk: number, valueAt: number, value: number]>;
-  rows: Statement<[number, number, number, number], RollupRow>;
-  one: Statement<[number, number, number], RollupRow>;
-  put: Statement<[number, number, number, number, number, Buffer | null, number, number]>;
-  remove: Statement<[number, number, number]>;
-  rawBehind: Statement<[number, number, number, number], number>;
-}
-
-const prepared = new WeakMap<Db, Statements>();
-
-function statements(db: Db): Statements {
-  let found = prepared.get(db);
-  if (found === undefined) {
-    const { $client } = db;
-    found = {
-      watermark: $client.prepare<[], number>("SELECT value FROM progress WHERE name = 'rollups'").pluck(),
-      setWatermark: $client.prepare("INSERT OR REPLACE INTO progress (name, value) VALUES ('rollups', ?)"),
-      ahead: $client
-        .prepare<[number, number], [number, number, number, number]>(
-          "SELECT id, sensor_pk, value_at, value FROM readings WHERE id > ? ORDER BY id LIMIT ?",
-        )
-        .raw(),
-      rows: $client
-        .prepare<[number, number, number, number], RollupRow>(
-          `SELECT start_at, count, sum, sum_rest, min, max FROM rollups
-           WHERE width = ? AND sensor_pk = ? AND start_at >= ? AND start_at < ? ORDER BY start_at`,
-        )
-        .raw(),
-      one: $client
-        .prepare<[number, number, number], RollupRow>(
-          "SELECT start_at, count, sum, sum_rest, min, max FROM rollups WHERE width = ? AND sensor_pk = ? AND start_at = ?",
-        )
-        .raw(),
-      put: $client.prepare(
-        "INSERT OR REPLACE INTO rollups (width, sensor_pk, start_at, count, sum, sum_rest, min, max) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-      ),
-      remove: $client.prepare("DELETE FROM rollups WHERE width = ? AND sensor_pk = ? AND start_at = ?"),
-      rawBehind: $client
-        .prepare<[number, number, number, number], number>(
-          "SELECT value FROM readings WHERE sensor_pk = ? AND value_at >= ? AND value_at < ? AND id <= ?",
-        )
-        .pluck(),
-    };
-    prepared.set(db, found);
-  }
-  return found;
-}
+const statements = prepareOnce(({ $client }) => ({
+  watermark: $client.prepare<[], number>("SELECT value FROM progress WHERE name = 'rollups'").pluck(),
+  setWatermark: $client.prepare<[id: number]>("INSERT OR REPLACE INTO progress (name, value) VALUES ('rollups', ?)"),
+  ahead: $client
+    .prepare<[afterId: number, limit: number], [id: number, sensorPk: number, valueAt: number, value: number]>(
+      "SELECT id, sensor_pk, value_at, value FROM readings WHERE id > ? ORDER BY id LIMIT ?",
+    )
+    .raw(),
+  rows: $client
+    .prepare<[width: number, sensorPk: number, from: number, to: number], RollupRow>(
+      `SELECT start_at, count, sum, sum_rest, min, max FROM rollups
+       WHERE width = ? AND sensor_pk = ? AND start_at >= ? AND start_at < ? ORDER BY start_at`,
+    )
+    .raw(),
+  one: $client
+    .prepare<[width: number, sensorPk: number, startAt: number], RollupRow>(
+      "SELECT start_at, count, sum, sum_rest, min, max FROM rollups WHERE width = ? AND sensor_pk = ? AND start_at = ?",
+    )
+    .raw(),
+  put: $client.prepare<[number, number, number, number, number, Buffer | null, number, number]>(
+    `INSERT OR REPLACE INTO rollups (width, sensor_pk, start_at, count, sum, sum_rest, min, max)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+  ),
+  remove: $client.prepare<[width: number, sensorPk: number, startAt: number]>(
+    "DELETE FROM rollups WHERE width = ? AND sensor_pk = ? AND start_at = ?",
+  ),
+  rawBehind: $client
+    .prepare<[sensorPk: number, from: number, to: number, watermark: number], number>(
+      "SELECT value FROM readings WHERE sensor_pk = ? AND value_at >= ? AND value_at < ? AND id <= ?",
+    )
+    .pluck(),
+}));
 
 /** The id of the last reading that the rollups hold. */
 export const readWatermark = (ctx: Ctx): number => statements(ctx.db).watermark.get() ?? 0;
@@ -117,7 +98,8 @@ export function rollUpStep(ctx: Ctx, limit: number): number {
       // One number for both: a sensor has fewer than 2^31 cells on either side of 1970.
       const key = sensorPk * 2 ** 32 + index;
       let cell = cells.get(key);
-      if (cell === undefined) cells.set(key, (cell = { sensorPk, startAt: index * width, aggregate: emptyAggregate() }));
+      if (cell === undefined)
+        cells.set(key, (cell = { sensorPk, startAt: index * width, aggregate: emptyAggregate() }));
       addValue(cell.aggregate, value);
     }
     for (const { sensorPk, startAt, aggregate } of cells.values()) {

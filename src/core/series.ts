@@ -1,9 +1,8 @@
-import type { Statement } from "better-sqlite3";
-import type { Db } from "../store/open.ts";
 import type { Ctx } from "./ctx.ts";
 import { DomainError } from "./errors.ts";
 import { roundSum } from "./exact-sum.ts";
 import { createBuckets, lengthOf, utc, type Buckets, type Interval, type Zone } from "./intervals.ts";
+import { prepareOnce } from "./prepared.ts";
 import {
   addRollup,
   addValue,
@@ -26,42 +25,30 @@ export const aggregations = ["avg", "min", "max", "sum", "count"] as const satis
 /** More buckets than a chart has pixels for. */
 export const maxBuckets = 50_000;
 
-interface Statements {
+const statements = prepareOnce(({ $client }) => ({
   /** The first and the last instant at which a sensor has a reading, within a range. */
-  bounds: Statement<{ sensorPk: number; from: number; to: number }, [first: number | null, last: number | null]>;
-  raw: Statement<[number, number, number], number>;
-  ahead: Statement<[number, number, number, number], [valueAt: number, value: number]>;
-}
-
-const prepared = new WeakMap<Db, Statements>();
-
-function statements(db: Db): Statements {
-  let found = prepared.get(db);
-  if (found === undefined) {
-    const { $client } = db;
-    found = {
-      bounds: $client
-        .prepare<{ sensorPk: number; from: number; to: number }, [number | null, number | null]>(
-          `SELECT (SELECT value_at FROM readings WHERE sensor_pk = :sensorPk AND value_at >= :from AND value_at < :to ORDER BY value_at LIMIT 1),
-                  (SELECT value_at FROM readings WHERE sensor_pk = :sensorPk AND value_at >= :from AND value_at < :to ORDER BY value_at DESC LIMIT 1)`,
-        )
-        .raw(),
-      raw: $client
-        .prepare<[number, number, number], number>(
-          "SELECT value FROM readings WHERE sensor_pk = ? AND value_at >= ? AND value_at < ?",
-        )
-        .pluck(),
-      ahead: $client
-        .prepare<[number, number, number, number], [number, number]>(
-          // By id: the few that no rollup holds yet, not the range's millions.
-          "SELECT value_at, value FROM readings NOT INDEXED WHERE id > ? AND sensor_pk = ? AND value_at >= ? AND value_at < ?",
-        )
-        .raw(),
-    };
-    prepared.set(db, found);
-  }
-  return found;
-}
+  bounds: $client
+    .prepare<{ sensorPk: number; from: number; to: number }, [first: number | null, last: number | null]>(
+      `SELECT
+         (SELECT value_at FROM readings WHERE sensor_pk = :sensorPk AND value_at >= :from AND value_at < :to
+          ORDER BY value_at LIMIT 1),
+         (SELECT value_at FROM readings WHERE sensor_pk = :sensorPk AND value_at >= :from AND value_at < :to
+          ORDER BY value_at DESC LIMIT 1)`,
+    )
+    .raw(),
+  raw: $client
+    .prepare<[sensorPk: number, from: number, to: number], number>(
+      "SELECT value FROM readings WHERE sensor_pk = ? AND value_at >= ? AND value_at < ?",
+    )
+    .pluck(),
+  /** Found by id: the few that no rollup holds yet, not the range's millions. */
+  ahead: $client
+    .prepare<[watermark: number, sensorPk: number, from: number, to: number], [valueAt: number, value: number]>(
+      `SELECT value_at, value FROM readings NOT INDEXED
+       WHERE id > ? AND sensor_pk = ? AND value_at >= ? AND value_at < ?`,
+    )
+    .raw(),
+}));
 
 export interface Range {
   sensorPk: number;
