@@ -223,8 +223,10 @@ export const deliveries = sqliteTable(
     createdAt: integer("created_at").notNull(),
   },
   (t) => [
-    index("deliveries_due").on(t.status, t.nextAttemptAt),
-    index("deliveries_webhook").on(t.webhookPk, t.status, t.pk),
+    // What is due is looked for webhook by webhook: a long queue of one costs the others nothing.
+    index("deliveries_due").on(t.webhookPk, t.status, t.nextAttemptAt),
+    // SQLite appends the pk: a webhook's log in order.
+    index("deliveries_webhook").on(t.webhookPk),
   ],
 );
 
