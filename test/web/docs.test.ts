@@ -135,6 +135,9 @@ describe.skipIf(!isChromiumHere)(`the API viewer at /docs${skipNote}`, () => {
     return page;
   }
 
+  const openAll = (page: Page): Promise<unknown> =>
+    page.evaluate("for (const head of document.querySelectorAll('.operation-head')) head.click()");
+
   async function logInOn(page: Page): Promise<void> {
     await page.getByRole("button", { name: "Log in", exact: true }).first().click();
     await page.getByLabel("Username or email").fill("admin");
@@ -172,7 +175,7 @@ describe.skipIf(!isChromiumHere)(`the API viewer at /docs${skipNote}`, () => {
     const page = await openPage("/docs");
     for (const tab of await page.locator(".tab").all()) {
       await tab.click();
-      for (const head of await page.locator(".operation-head").all()) await head.click();
+      await openAll(page);
       expect(await page.locator(".panel:visible .try").count()).toBe(await page.locator(".operation").count());
     }
   });
@@ -252,6 +255,23 @@ describe.skipIf(!isChromiumHere)(`the API viewer at /docs${skipNote}`, () => {
     expect(await form.locator(".answer-body").textContent()).toContain('"error": "no claims"');
   });
 
+  it("shows a stream of events as they come, until it is cancelled", async () => {
+    const page = await openPage("/docs#getV1Live");
+    await logInOn(page);
+    const form = page.getByRole("form", { name: "Try GET /v1/live" });
+    await form.getByRole("button", { name: "Send" }).click();
+    await form.getByText("200 OK").waitFor();
+    const { token = "" } = await logIn(gateway.url);
+    const api = createApi(gateway.url, token);
+    const { body: device } = await api("POST", "/v1/devices", { id: "LIVE-1", name: "Live", type: "temperature" });
+    expect(device.id).toBe("LIVE-1");
+    await api("POST", "/v1/data/LIVE-1", { timestamp: new Date().toISOString(), value: 4.25 });
+    await form.locator(".answer-body", { hasText: /event: reading\n.*4\.25/ }).waitFor();
+    await form.getByRole("button", { name: "Cancel" }).click();
+    await form.getByText("cancelled").waitFor();
+    await form.getByRole("button", { name: "Send" }).waitFor();
+  });
+
   it("gives the call as a curl command", async () => {
     const page = await openPage("/docs#postSensorReadings", { permissions: ["clipboard-read", "clipboard-write"] });
     await logInOn(page);
@@ -298,7 +318,7 @@ describe.skipIf(!isChromiumHere)(`the API viewer at /docs${skipNote}`, () => {
 
   it("fits a phone's width, whatever is open", async () => {
     const page = await openPage("/docs", { viewport: { width: 360, height: 740 } });
-    for (const head of await page.locator(".operation-head").all()) await head.click();
+    await openAll(page);
     expect(await page.evaluate("document.documentElement.scrollWidth")).toBe(360);
   });
 

@@ -12,7 +12,10 @@ import { deviceParams, timestamp, wholeNumber } from "./shapes.ts";
 const tag = "Data";
 const maxPoints = 1_000;
 
-const pointInput = v.object({ timestamp: instant, value: finiteNumber, unit: v.optional(label(32)) });
+const pointInput = v.pipe(
+  v.object({ timestamp: instant, value: finiteNumber, unit: v.optional(label(32)) }),
+  v.title("NewPoint"),
+);
 
 const pointList = v.pipe(
   v.array(pointInput),

@@ -92,7 +92,8 @@ function renderParameters(openapi, parameters) {
 }
 
 /** Fields, and what they may look like. `isAnswer`: it is read, not written. */
-function renderSchema(openapi, { schema = {}, example }, { isAnswer }) {
+function renderSchema(openapi, { schema = {}, example, type }, { isAnswer }) {
+  const isJson = /[/+]json\b/.test(type);
   const sample = example ?? makeExample(openapi, schema);
   const fields = renderFields(openapi, schema, { isAnswer });
   const kind = nameType(openapi, schema);
@@ -106,7 +107,11 @@ function renderSchema(openapi, { schema = {}, example }, { isAnswer }) {
       "details",
       { class: "example", open: true },
       element("summary", {}, "Example"),
-      element("pre", { class: "code", tabindex: "0" }, colourJson(JSON.stringify(sample, undefined, 2))),
+      element(
+        "pre",
+        { class: "code", tabindex: "0" },
+        isJson ? colourJson(JSON.stringify(sample, undefined, 2)) : String(sample),
+      ),
     ),
   ].filter((part) => part !== false);
 }

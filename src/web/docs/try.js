@@ -34,7 +34,14 @@ export function renderTry(document, operation, logIn) {
     running = new AbortController();
     send.replaceChildren("Cancel");
     try {
-      answer.replaceChildren(...renderAnswer(await callGateway(build(), running.signal)));
+      const { url, ...init } = build();
+      const startedAt = performance.now();
+      const response = await fetch(url, { ...init, signal: running.signal, cache: "no-store" });
+      if (typeOf(response).startsWith("text/event-stream")) await showStream(response, answer);
+      else {
+        const text = await response.text();
+        answer.replaceChildren(...renderAnswer({ response, text, ms: performance.now() - startedAt }));
+      }
     } catch (error) {
       const text = error.name === "AbortError" ? "Cancelled." : `No answer: ${error.message}`;
       answer.replaceChildren(element("p", { class: "problem" }, text));
@@ -194,24 +201,40 @@ function buildRequest(operation, parameters, body) {
   };
 }
 
-async function callGateway({ url, ...init }, signal) {
-  const startedAt = performance.now();
-  const response = await fetch(url, { ...init, signal, cache: "no-store" });
-  const text = await response.text();
-  return { response, text, ms: performance.now() - startedAt };
+const typeOf = (response) => response.headers.get("Content-Type") ?? "";
+
+/** What a stream may leave on the page: its end, since it has none of its own. */
+const maxStreamed = 50_000;
+
+/** Shows events as they come, until they are cancelled or the gateway ends them. */
+async function showStream(response, answer) {
+  const events = element("pre", { class: "code answer-body", tabindex: "0" });
+  const state = element("span", { class: "note" }, "listening");
+  answer.replaceChildren(renderAnswerHead(response, state), events);
+  try {
+    for await (const chunk of response.body.pipeThrough(new TextDecoderStream()))
+      events.textContent = (events.textContent + chunk).slice(-maxStreamed);
+    state.replaceChildren("ended by the gateway");
+  } catch (error) {
+    state.replaceChildren(error.name === "AbortError" ? "cancelled" : `ended: ${error.message}`);
+  }
 }
 
+const renderAnswerHead = ({ status, statusText }, note) =>
+  element(
+    "div",
+    { class: "answer-head" },
+    element("span", { class: `status status-${String(status)[0]}` }, `${status} ${statusText}`.trim()),
+    note,
+  );
+
 function renderAnswer({ response, text, ms }) {
-  const { status, statusText, headers } = response;
+  const { status, headers } = response;
   const bytes = new TextEncoder().encode(text).length;
-  const isJson = /[/+]json\b/.test(headers.get("Content-Type") ?? "");
+  const isJson = /[/+]json\b/.test(typeOf(response));
+  const time = `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
   return [
-    element(
-      "div",
-      { class: "answer-head" },
-      element("span", { class: `status status-${String(status)[0]}` }, `${status} ${statusText}`.trim()),
-      element("span", { class: "note" }, `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms · ${formatBytes(bytes)}`),
-    ),
+    renderAnswerHead(response, element("span", { class: "note" }, `${time} · ${formatBytes(bytes)}`)),
     status === 401 && element("p", { class: "problem" }, "The credential is missing or not valid: log in again."),
     text === ""
       ? element("p", { class: "note" }, "No body.")
