@@ -124,9 +124,9 @@ describe("the environment", () => {
   });
 
   test.each(keys.filter(({ fallback }) => fallback !== undefined))(
-    "takes the default of $section.$name, and wins over the file",
+    "takes the default of $name in [$section], and wins over the file",
     ({ section, name, fallback }) => {
-      const written = Array.isArray(fallback) ? fallback.join(",") : String(fallback);
+      const written = Array.isArray(fallback) ? JSON.stringify(fallback) : String(fallback);
       const value = typeof fallback === "number" ? fallback : Array.isArray(fallback) ? "[]" : JSON.stringify(fallback);
       // Whatever the file says, right or wrong: what the environment says counts.
       for (const inFile of [value, "true"])
@@ -155,7 +155,7 @@ describe("the environment", () => {
     [{ LAMBDAIOT_SERVER_PORT: " 80" }, "LAMBDAIOT_SERVER_PORT must be a whole number from 0 to 65535"],
     [{ LAMBDAIOT_SERVER_PORT: "8e1" }, "LAMBDAIOT_SERVER_PORT must be a whole number from 0 to 65535"],
     [{ LAMBDAIOT_SERVER_PORT: "" }, "LAMBDAIOT_SERVER_PORT must be a whole number from 0 to 65535"],
-    [{ LAMBDAIOT_SERVER_TRUSTED_PROXIES: "proxy" }, "LAMBDAIOT_SERVER_TRUSTED_PROXIES must be an IP address"],
+    [{ LAMBDAIOT_SERVER_TRUSTED_PROXIES: "proxy" }, "LAMBDAIOT_SERVER_TRUSTED_PROXIES.0 must be an IP address"],
     [{ LAMBDAIOT_SERVER_PROT: "80" }, "unknown environment variable LAMBDAIOT_SERVER_PROT"],
     [{ LAMBDAIOT_: "80" }, "unknown environment variable LAMBDAIOT_"],
   ])("%o is a mistake", (env, line) => {
@@ -176,7 +176,7 @@ describe("a mistake", () => {
     ["[server]\naddress = 'host:http'", "config.toml: server.address must be host:port, :port or host"],
     ["[server]\naddress = ':65536'", "server.address must have a port from 0 to 65535"],
     ["[server]\nlog_level = 'trace'", "config.toml: server.log_level must be one of debug, info, warn, error"],
-    ["[server]\ntrusted_proxies = ['10.0.0.0/8']", "config.toml: server.trusted_proxies must be an IP address"],
+    ["[server]\ntrusted_proxies = ['10.0.0.0/8']", "config.toml: server.trusted_proxies.0 must be an IP address"],
     [
       "[server]\njwt_secret = 'short'",
       "config.toml: server.jwt_secret must be 32 bytes or longer; leave it out and one is generated",

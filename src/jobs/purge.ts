@@ -23,10 +23,13 @@ const system = { kind: "system" } as const;
 export function startPurge({ domain, bus, log }: PurgeOptions): Job {
   const stopping = new AbortController();
   let running: Promise<void> | undefined;
+  /** Something was deleted since the last step began: in the very commit, maybe, in which that step found nothing. */
+  let isWanted = false;
 
   async function purge(): Promise<void> {
     while (!stopping.signal.aborted) {
       let pause = pauseMs;
+      isWanted = false;
       try {
         if (!(await domain.commit(system, (ctx) => purgeStep(ctx, rowsPerStep)))) return;
       } catch (error) {
@@ -38,8 +41,10 @@ export function startPurge({ domain, bus, log }: PurgeOptions): Job {
   }
 
   const wake = (): void => {
+    isWanted = true;
     running ??= purge().finally(() => {
       running = undefined;
+      if (isWanted && !stopping.signal.aborted) wake();
     });
   };
   const unsubscribe = bus.on("sensors.removed", wake);

@@ -43,6 +43,13 @@ export interface Broker {
   close(): Promise<void>;
 }
 
+/** A message that has not been acknowledged yet. */
+interface Turn {
+  done: (error?: Error | null) => void;
+  /** `undefined` until it may be acknowledged, or is refused with an error. */
+  outcome: Error | null | undefined;
+}
+
 const connectTimeoutMs = 10_000;
 /** A subscriber that does not read is cut off after this; until then it holds up those who publish to it. */
 const drainTimeoutMs = 5_000;
@@ -99,8 +106,8 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     };
   }
 
-  /** Unacknowledged messages that wait for their commit, by connection. */
-  const held = new WeakMap<Client, Promise<string | undefined>>();
+  /** Messages that wait for their commit, or for one before them, in order of arrival, by connection. */
+  const held = new WeakMap<Client, Turn[]>();
   /** The connection over which each device spoke last, by client id. As many as there are devices. */
   const speakers = new Map<string, string>();
 
@@ -115,17 +122,22 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       dup: packet.dup,
       messageId: packet.qos > 0 ? packet.messageId : undefined,
     });
-    // Acknowledgements go out in the order of arrival, so what need not wait still waits for what came before it.
-    const turn = taken ?? held.get(client);
-    if (turn === undefined) return done(null);
-    held.set(client, turn);
-    const release = (error: Error | null, deviceId?: string): void => {
+    let turns = held.get(client);
+    if (taken === undefined && (turns === undefined || turns.length === 0)) return done(null);
+    if (turns === undefined) held.set(client, (turns = []));
+    const turn: Turn = { done, outcome: taken === undefined ? null : undefined };
+    turns.push(turn);
+    // Acknowledgements go out in the order of arrival, also within one commit and of what need not wait [MQTT-4.6.0-2].
+    const settle = (outcome: Error | null, deviceId?: string): void => {
       if (deviceId !== undefined) speakers.set(deviceId, client.id);
-      if (held.get(client) === turn) held.delete(client);
-      done(error);
+      turn.outcome = outcome;
+      for (let first = turns[0]; first?.outcome !== undefined; first = turns[0]) {
+        turns.shift();
+        first.done(first.outcome);
+      }
     };
     // Where it was not stored there is no PUBACK, and the connection closes: the device keeps the message and sends it again.
-    turn.then((deviceId) => release(null, deviceId), release);
+    taken?.then((deviceId) => settle(null, deviceId), settle);
   }
 
   aedes.on("clientError", (client, error) => {

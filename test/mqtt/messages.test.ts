@@ -163,7 +163,7 @@ describe("a reading", () => {
 
 describe("an answer to a check", () => {
   const device_id = sensor_id;
-  test.each(["ok", "lost", "pending"])("%s is taken", (status) => {
+  test.each(["ok", "lost", "pending", "error"])("%s is taken", (status) => {
     expect(parse({ type: "device_check_response", device_id, status })).toEqual({
       kind: "check-response",
       deviceId: device_id,
@@ -172,9 +172,9 @@ describe("an answer to a check", () => {
   });
 
   test.each([
-    [{ device_id, status: "disabled" }, "status must be ok, lost or pending"],
-    [{ device_id, status: "OK" }, "status must be ok, lost or pending"],
-    [{ device_id, status: 1 }, "status must be ok, lost or pending"],
+    [{ device_id, status: "disabled" }, "status must be ok, lost, pending or error"],
+    [{ device_id, status: "OK" }, "status must be ok, lost, pending or error"],
+    [{ device_id, status: 1 }, "status must be ok, lost, pending or error"],
     [{ device_id }, "status is required"],
     [{ status: "ok" }, "device_id is required"],
     [{ device_id: "aabbccddeeff", status: "ok" }, "device_id must be a UUID"],
