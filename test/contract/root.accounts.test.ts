@@ -35,10 +35,10 @@ describe("POST /register", () => {
   test("makes one administrator only, where two register first at the same moment", async () => {
     const empty = await startLocalGateway();
     try {
-      const users = await Promise.all(["one", "two", "three"].map((name) => logIn(empty.url, name)));
+      const users = await Promise.all(["one", "two"].map((name) => logIn(empty.url, name)));
       const roles = await Promise.all(users.map(async (user) => (await user("GET", "/protected")).body.claims.role));
       expect(roles.filter((role) => role === "admin")).toHaveLength(1);
-      expect(roles.filter((role) => role === "member")).toHaveLength(2);
+      expect(roles.filter((role) => role === "member")).toHaveLength(1);
     } finally {
       await empty.close();
     }
@@ -85,12 +85,9 @@ describe("POST /register", () => {
   });
 
   test.each([
-    ["a username of 3 characters", { username: "abc" }],
-    ["a username of 50 characters", { username: "u".repeat(50) }],
-    ["a username of 3 characters that take 4 bytes each", { username: "🌱🌿🌳" }],
-    ["a password of 6 characters", { username: "short-password", password: "123456" }],
-    ["a password of 128 bytes", { username: "long-password", password: "p".repeat(128) }],
-    ["a password of 6 characters outside of ASCII", { username: "umlauts", password: "äöüäöü" }],
+    ["a username of 3 and a password of 128 characters", { username: "abc", password: "p".repeat(128) }],
+    ["a username of 50 and a password of 6 characters", { username: "u".repeat(50), password: "123456" }],
+    ["characters that take 2 and 4 bytes each", { username: "🌱🌿🌳", password: "äöüäöü" }],
     ["fields that it does not know", { username: "more-fields", role: "admin", id: "x" }],
   ])("takes %s, and logs the user in with it", async (_, fields) => {
     const user = { password, ...fields };

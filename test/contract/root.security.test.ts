@@ -140,7 +140,7 @@ describe("bodies", () => {
   let gateway: LocalGateway;
   let api: Api;
   beforeAll(async () => {
-    gateway = await startLocalGateway();
+    gateway = await startLocalGateway({ env: { LAMBDAIOT_SERVER_MAX_BODY_BYTES: "65536" } });
     api = await logIn(gateway.url);
   });
   afterAll(() => gateway.close());
@@ -148,14 +148,14 @@ describe("bodies", () => {
   const tooLarge = { status: 413, body: { error: "the body is larger than 65536 bytes" } };
   const device = { name: "Room", description: "", location: "", status_id: 1 };
 
-  test("larger than 64 KiB are answered 413, for whoever sends them", async () => {
+  test("larger than server.max_body_bytes are answered 413, for whoever sends them", async () => {
     const body = JSON.stringify({ ...device, description: "d".repeat(65_536) });
     expect(shown(await api("POST", "/devices", body))).toEqual(tooLarge);
     expect(shown(await createApi(gateway.url)("POST", "/login", body))).toEqual(tooLarge);
     expect((await api("GET", "/devices")).body).toEqual([]);
   });
 
-  test("larger than 64 KiB are answered 413 also where their length is not told beforehand", async () => {
+  test("larger than server.max_body_bytes are answered 413 also where their length is not told beforehand", async () => {
     const status = await new Promise((resolve, reject) => {
       const headers = { "Content-Type": "application/json", Authorization: `Bearer ${api.token}` };
       const sending = request(`${gateway.url}/devices`, { method: "POST", headers }, (response) => {
