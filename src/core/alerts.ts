@@ -1,4 +1,4 @@
-import { and, asc, count, desc, eq, gt, isNotNull, isNull, sql, type SQL } from "drizzle-orm";
+import { and, asc, count, desc, eq, gt, isNotNull, isNull, lte, sql, type SQL } from "drizzle-orm";
 import { alertRules, alerts, devices, progress, readings, sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { changeStatus } from "./devices.ts";
@@ -21,8 +21,11 @@ export interface AlertRule extends RuleRow {
   /** The device's id as /v1 shows it, and the sensor's UUID. */
   deviceId: string;
   sensorId: string;
+  /** Its alert that is not over; null: there is none. */
+  active: AlertRow | null;
 }
-export interface Alert extends Omit<typeof alerts.$inferSelect, "rulePk" | "devicePk"> {
+type AlertRow = typeof alerts.$inferSelect;
+export interface Alert extends Omit<AlertRow, "rulePk" | "devicePk"> {
   ruleId: string;
   deviceId: string;
   sensorId: string;
@@ -45,14 +48,15 @@ export interface RuleInput {
 
 const selectRules = (ctx: Ctx, where?: SQL): AlertRule[] =>
   ctx.db
-    .select({ rule: alertRules, deviceId: displayId, sensorId: sensors.id })
+    .select({ rule: alertRules, deviceId: displayId, sensorId: sensors.id, active: alerts })
     .from(alertRules)
     .innerJoin(devices, eq(devices.pk, alertRules.devicePk))
     .innerJoin(sensors, eq(sensors.pk, alertRules.sensorPk))
+    .leftJoin(alerts, and(eq(alerts.rulePk, alertRules.pk), isNull(alerts.resolvedAt)))
     .where(where)
     .orderBy(asc(alertRules.pk))
     .all()
-    .map(({ rule, deviceId, sensorId }) => ({ ...rule, deviceId, sensorId }));
+    .map(({ rule, ...rest }) => ({ ...rule, ...rest }));
 
 /** All rules, oldest first. */
 export const listRules = (ctx: Ctx): AlertRule[] => selectRules(ctx);
@@ -70,7 +74,7 @@ export function createRule(ctx: Ctx, input: RuleInput, { maxRules }: { maxRules:
   if (existing >= maxRules) throw new DomainError("conflict", `no more than ${maxRules} alert rules; delete one first`);
   const now = ctx.now();
   const id = newUuid();
-  if (!hasEnabledRules(ctx)) skipToNewest(ctx);
+  catchUp(ctx);
   ctx.db
     .insert(alertRules)
     .values({
@@ -87,9 +91,9 @@ export function createRule(ctx: Ctx, input: RuleInput, { maxRules }: { maxRules:
 
 /** Changes a rule; it starts anew, and an alert of the rule as it was is resolved. @throws {DomainError} `not_found` */
 export function updateRule(ctx: Ctx, id: string, input: Omit<RuleInput, "devicePk">): AlertRule {
+  catchUp(ctx);
   const rule = getRule(ctx, id);
   resolveActive(ctx, rule);
-  if (!hasEnabledRules(ctx)) skipToNewest(ctx);
   const now = ctx.now();
   ctx.db
     .update(alertRules)
@@ -177,14 +181,20 @@ const setWatermark = (ctx: Ctx, value: number): void =>
     .onConflictDoUpdate({ target: progress.name, set: { value } })
     .run();
 
-function skipToNewest(ctx: Ctx): void {
-  setWatermark(
-    ctx,
-    ctx.db
-      .select({ id: sql<number>`coalesce(max(${readings.id}), 0)` })
-      .from(readings)
-      .get()?.id ?? 0,
-  );
+const readingsPerCatchUp = 1_000;
+
+/** Brings the watermark to the newest reading: what has come until now is no matter of a rule that begins now. */
+function catchUp(ctx: Ctx): void {
+  if (hasEnabledRules(ctx)) while (evaluateReadings(ctx, readingsPerCatchUp) === readingsPerCatchUp);
+  else {
+    setWatermark(
+      ctx,
+      ctx.db
+        .select({ id: sql<number>`coalesce(max(${readings.id}), 0)` })
+        .from(readings)
+        .get()?.id ?? 0,
+    );
+  }
 }
 
 /**
@@ -192,8 +202,6 @@ function skipToNewest(ctx: Ctx): void {
  * @returns how many there were; fewer than `limit`: every reading has been looked at
  */
 export function evaluateReadings(ctx: Ctx, limit: number): number {
-  const rules = selectRules(ctx, eq(alertRules.isEnabled, true));
-  if (rules.length === 0) return 0;
   const rows = ctx.db
     .select()
     .from(readings)
@@ -203,12 +211,13 @@ export function evaluateReadings(ctx: Ctx, limit: number): number {
     .all();
   const last = rows.at(-1);
   if (last === undefined) return 0;
-  const bySensor = Map.groupBy(rules, ({ sensorPk }) => sensorPk);
+  const bySensor = Map.groupBy(selectRules(ctx, eq(alertRules.isEnabled, true)), ({ sensorPk }) => sensorPk);
   const touched = new Set<AlertRule>();
   for (const { sensorPk, value, valueAt } of rows) {
     for (const rule of bySensor.get(sensorPk) ?? []) {
-      // Back-fill changes no alert: only what is newer than all that the rule has seen counts.
-      if (rule.lastValueAt !== null && valueAt <= rule.lastValueAt) continue;
+      // Back-fill changes no alert: only what is newer than all that the rule has seen counts. Of two readings of one
+      // instant the one that came later is the newer one.
+      if (rule.lastValueAt !== null && valueAt < rule.lastValueAt) continue;
       Object.assign(rule, { lastValueAt: valueAt, lastValue: value, lastArrivalAt: ctx.now() });
       touched.add(rule);
       judge(ctx, rule, Math.min(valueAt, ctx.now()));
@@ -227,7 +236,9 @@ export function evaluateTime(ctx: Ctx, startedAt: number): void {
   for (const rule of selectRules(ctx, eq(alertRules.isEnabled, true))) {
     const before = { pendingSince: rule.pendingSince, lastFiredAt: rule.lastFiredAt };
     if (rule.condition === "no_data") {
-      const silentSince = Math.max(rule.lastArrivalAt ?? rule.createdAt, startedAt);
+      const heardAt = rule.lastArrivalAt ?? rule.createdAt;
+      // Heard in the future: the clock was set back since.
+      const silentSince = heardAt > ctx.now() ? startedAt : Math.max(heardAt, startedAt);
       if (ctx.now() - silentSince >= rule.forMs) fire(ctx, rule);
     } else if (rule.pendingSince !== null) judge(ctx, rule, ctx.now());
     if (rule.pendingSince !== before.pendingSince || rule.lastFiredAt !== before.lastFiredAt) saveState(ctx, rule);
@@ -241,7 +252,7 @@ function judge(ctx: Ctx, rule: AlertRule, at: number): void {
     return;
   }
   if (rule.lastValue === null) return;
-  if (isActive(ctx, rule)) {
+  if (rule.active !== null) {
     if (hasCleared(rule, rule.lastValue)) resolveActive(ctx, rule);
     return;
   }
@@ -274,25 +285,20 @@ function holds({ condition, threshold, thresholdHigh }: RuleRow, value: number):
 /** Hysteresis: with `clear`, an alert ends only when the value has come back that far; for `outside`, so far inside. */
 function hasCleared(rule: RuleRow, value: number): boolean {
   const { condition, threshold, thresholdHigh, clear } = rule;
-  if (clear === null) return !holds(rule, value);
+  // With `clear` at the threshold itself, what holds has not cleared.
+  if (clear === null || holds(rule, value)) return !holds(rule, value);
   if (condition === "gt" || condition === "gte") return value <= clear;
   if (condition === "lt" || condition === "lte") return value >= clear;
   return value >= (threshold ?? 0) + clear && value <= (thresholdHigh ?? 0) - clear;
 }
 
-const activeOf = (ctx: Ctx, { pk }: RuleRow) =>
-  ctx.db
-    .select()
-    .from(alerts)
-    .where(and(eq(alerts.rulePk, pk), isNull(alerts.resolvedAt)))
-    .get();
-
-const isActive = (ctx: Ctx, rule: RuleRow): boolean => activeOf(ctx, rule) !== undefined;
+/** A rule whose value swings about its bound for years leaves no more alerts behind than that. */
+const alertsKeptPerRule = 1_000;
 
 /** Once an activation, and not again before the cooldown is over. */
 function fire(ctx: Ctx, rule: AlertRule): void {
   const now = ctx.now();
-  if (isActive(ctx, rule)) return;
+  if (rule.active !== null) return;
   if (rule.lastFiredAt !== null && Math.abs(now - rule.lastFiredAt) < rule.cooldownMs) return;
   rule.lastFiredAt = now;
   const value = rule.condition === "no_data" ? null : rule.lastValue;
@@ -302,14 +308,32 @@ function fire(ctx: Ctx, rule: AlertRule): void {
       .values({ id: newUuid(), rulePk: rule.pk, devicePk: rule.devicePk, value, triggeredAt: now })
       .returning()
       .get();
+    rule.active = alert;
     announce(ctx, "alert.triggered", rule, alert);
   });
+  forgetOldAlerts(ctx, rule);
+}
+
+function forgetOldAlerts(ctx: Ctx, { pk }: RuleRow): void {
+  const oldest = ctx.db
+    .select({ pk: alerts.pk })
+    .from(alerts)
+    .where(eq(alerts.rulePk, pk))
+    .orderBy(desc(alerts.pk))
+    .limit(1)
+    .offset(alertsKeptPerRule)
+    .get();
+  if (oldest === undefined) return;
+  ctx.db
+    .delete(alerts)
+    .where(and(eq(alerts.rulePk, pk), lte(alerts.pk, oldest.pk)))
+    .run();
 }
 
 function resolveActive(ctx: Ctx, rule: AlertRule): void {
   rule.pendingSince = null;
-  const active = activeOf(ctx, rule);
-  if (active === undefined) return;
+  const { active } = rule;
+  if (active === null) return;
   changeStatus(ctx, rule.devicePk, () => {
     const alert = ctx.db
       .update(alerts)
@@ -317,6 +341,7 @@ function resolveActive(ctx: Ctx, rule: AlertRule): void {
       .where(eq(alerts.pk, active.pk))
       .returning()
       .get();
+    rule.active = null;
     announce(ctx, "alert.resolved", rule, alert);
   });
 }
@@ -325,7 +350,7 @@ function announce(
   ctx: Ctx,
   event: "alert.triggered" | "alert.resolved",
   rule: AlertRule,
-  { id, value, triggeredAt, resolvedAt }: typeof alerts.$inferSelect,
+  { id, value, triggeredAt, resolvedAt }: AlertRow,
 ): void {
   const data = {
     alertId: id,

@@ -135,9 +135,11 @@ function enqueue(ctx: Ctx, { pk }: Webhook, event: WebhookEvent, data: object): 
     .get();
 }
 
-/** Queues a delivery that says what it is, to try a receiver out. @throws {DomainError} `not_found` */
+/** Queues a delivery that says what it is, to try a receiver out. @throws {DomainError} `not_found`, `conflict` */
 export function testWebhook(ctx: Ctx, id: string): Delivery {
   const webhook = getWebhook(ctx, id);
+  if (!webhook.isEnabled)
+    throw new DomainError("conflict", "the webhook is disabled: its receiver has answered 410; make a new one");
   const event = (webhook.events[0] ?? "device.online") as WebhookEvent;
   return enqueue(ctx, webhook, event, { test: true, webhookId: webhook.id });
 }
@@ -146,7 +148,23 @@ export function testWebhook(ctx: Ctx, id: string): Delivery {
 export const dataIntervalMs = 1_000;
 const maxReadingsPerDelivery = 1_000;
 
-const isDataDue = (ctx: Ctx, { lastDataAt }: Webhook): boolean => Math.abs(ctx.now() - lastDataAt) >= dataIntervalMs;
+/** Not while the last one is still untried: what a slow receiver has no time for is gathered, and does not queue up. */
+const isDataDue = (ctx: Ctx, { pk, lastDataAt }: Webhook): boolean =>
+  Math.abs(ctx.now() - lastDataAt) >= dataIntervalMs &&
+  ctx.db
+    .select({ pk: deliveries.pk })
+    .from(deliveries)
+    .where(
+      and(
+        eq(deliveries.webhookPk, pk),
+        eq(deliveries.status, "pending"),
+        eq(deliveries.nextAttemptAt, lastDataAt), // as it was made: straight to its place in the index
+        eq(deliveries.event, "data.received"),
+        eq(deliveries.attempts, 0),
+      ),
+    )
+    .limit(1)
+    .get() === undefined;
 
 /** True where a webhook is to be told of readings, and its last second is over. */
 export const isDataWaiting = (ctx: Ctx): boolean => {
@@ -182,21 +200,22 @@ export function enqueueData(ctx: Ctx): void {
     const last = rows.at(-1);
     if (last === undefined) continue;
     const told = rows.filter(({ sensorId }) => sensorId !== null);
-    if (told.length > 0) {
-      enqueue(ctx, webhook, "data.received", {
-        readings: told.map(({ id, deviceId, sensorId, value, valueAt, unit }) => ({
-          id,
-          deviceId,
-          sensor: sensorId,
-          timestamp: formatInstant(valueAt),
-          value,
-          ...(unit !== null && { unit }),
-        })),
-      });
-    }
+    const queued =
+      told.length === 0
+        ? undefined
+        : enqueue(ctx, webhook, "data.received", {
+            readings: told.map(({ id, deviceId, sensorId, value, valueAt, unit }) => ({
+              id,
+              deviceId,
+              sensor: sensorId,
+              timestamp: formatInstant(valueAt),
+              value,
+              ...(unit !== null && { unit }),
+            })),
+          });
     ctx.db
       .update(webhooks)
-      .set({ lastReadingId: last.id, lastDataAt: ctx.now() })
+      .set({ lastReadingId: last.id, lastDataAt: queued?.createdAt ?? ctx.now() })
       .where(eq(webhooks.pk, webhook.pk))
       .run();
   }
@@ -214,6 +233,9 @@ const countPending = (ctx: Ctx): { webhookPk: number; n: number }[] =>
     .groupBy(deliveries.webhookPk)
     .all();
 
+/** What is not sent any more is kept for the log alone, without its thousand readings. */
+const emptied = { body: "" };
+
 /** @returns how many were given up because too many were waiting */
 export function trimOutbox(ctx: Ctx, { maxPending }: WebhookLimits): number {
   let dropped = 0;
@@ -227,7 +249,7 @@ export function trimOutbox(ctx: Ctx, { maxPending }: WebhookLimits): number {
       .limit(n - maxPending);
     ctx.db
       .update(deliveries)
-      .set({ status: "failed", error: "given up: too many were waiting" })
+      .set({ status: "failed", error: "given up: too many were waiting", ...emptied })
       .where(inArray(deliveries.pk, oldest))
       .run();
     ctx.db
@@ -250,6 +272,18 @@ export function trimDeliveryLog(ctx: Ctx): void {
     .where(and(inArray(deliveries.status, ["delivered", "failed"]), lte(deliveries.createdAt, ctx.now() - logKeptMs)))
     .run();
   for (const { pk } of listWebhooks(ctx)) {
+    // Further ahead than any delay: the clock was set back since. It is due now.
+    ctx.db
+      .update(deliveries)
+      .set({ nextAttemptAt: ctx.now() })
+      .where(
+        and(
+          eq(deliveries.webhookPk, pk),
+          eq(deliveries.status, "pending"),
+          gt(deliveries.nextAttemptAt, ctx.now() + 2 * maxRetryAfterMs),
+        ),
+      )
+      .run();
     const kept = ctx.db
       .select({ pk: deliveries.pk })
       .from(deliveries)
@@ -277,22 +311,22 @@ export interface DueDelivery {
   webhook: Webhook;
 }
 
-/** Deliveries whose time has come, oldest first, of webhooks other than `busy`. */
-export const listDue = (ctx: Ctx, busy: readonly number[], limit: number): DueDelivery[] =>
+/** Of each webhook the delivery whose turn it is, if its time has come; those that wait the longest first. */
+export const listDue = (ctx: Ctx): DueDelivery[] =>
   ctx.db
     .select({ delivery: deliveries, webhook: webhooks })
-    .from(deliveries)
-    .innerJoin(webhooks, eq(webhooks.pk, deliveries.webhookPk))
-    .where(
-      and(
-        eq(deliveries.status, "pending"),
-        lte(deliveries.nextAttemptAt, ctx.now()),
-        eq(webhooks.isEnabled, true),
-        busy.length === 0 ? undefined : sql`${deliveries.webhookPk} NOT IN ${busy}`,
+    .from(webhooks)
+    .innerJoin(
+      deliveries,
+      eq(
+        deliveries.pk,
+        // One step into the index for each webhook, however long its queue is.
+        sql`(SELECT pk FROM deliveries AS waiting WHERE waiting.webhook_pk = ${webhooks.pk} AND waiting.status = 'pending'
+          AND waiting.next_attempt_at <= ${ctx.now()} ORDER BY waiting.next_attempt_at, waiting.pk LIMIT 1)`,
       ),
     )
+    .where(eq(webhooks.isEnabled, true))
     .orderBy(asc(deliveries.nextAttemptAt), asc(deliveries.pk))
-    .limit(limit)
     .all();
 
 const second = 1_000;
@@ -314,6 +348,9 @@ export const retryDelaysMs = [
 /** A tenth more at the most, so that receivers that come back are not met by everybody at once. */
 const jitter = 0.1;
 
+/** A receiver that asks for more is asked again after a day all the same. */
+export const maxRetryAfterMs = 24 * hour;
+
 /** What came of a try. */
 export interface Attempt {
   /** The receiver's status; absent where no answer came. */
@@ -323,31 +360,45 @@ export interface Attempt {
   retryAfterMs?: number | undefined;
 }
 
+/** The receiver has taken it. */
+export const isDelivered = ({ status }: Attempt): boolean => status !== undefined && status >= 200 && status < 300;
+
 /** Notes a try: 2xx is delivered, 410 ends the webhook, anything else is tried again until the delays run out. */
 export function recordAttempt(
   ctx: Ctx,
   { delivery, webhook }: DueDelivery,
-  { status, error, retryAfterMs = 0 }: Attempt,
+  attempt: Attempt,
   random: () => number = Math.random,
 ): void {
+  const { status, error, retryAfterMs = 0 } = attempt;
   const attempts = delivery.attempts + 1;
   const now = ctx.now();
-  const isDelivered = status !== undefined && status >= 200 && status < 300;
+  const isDone = isDelivered(attempt);
   const delay = retryDelaysMs[attempts - 1];
-  const isOver = isDelivered || status === 410 || delay === undefined;
+  const isOver = isDone || status === 410 || delay === undefined;
   ctx.db
     .update(deliveries)
     .set({
       attempts,
       lastAttemptAt: now,
       responseStatus: status ?? null,
-      error: isDelivered ? null : (error ?? `HTTP ${status}`),
-      status: isDelivered ? "delivered" : isOver ? "failed" : "pending",
+      error: isDone ? null : (error ?? `HTTP ${status}`),
+      ...(isOver && emptied),
+      status: isDone ? "delivered" : isOver ? "failed" : "pending",
       nextAttemptAt: isOver ? now : now + Math.max(retryAfterMs, Math.round((delay ?? 0) * (1 + jitter * random()))),
     })
     .where(eq(deliveries.pk, delivery.pk))
     .run();
-  if (status === 410) ctx.db.update(webhooks).set({ isEnabled: false }).where(eq(webhooks.pk, webhook.pk)).run();
+  if (status === 410) disable(ctx, webhook);
+}
+
+function disable(ctx: Ctx, { pk }: Webhook): void {
+  ctx.db.update(webhooks).set({ isEnabled: false }).where(eq(webhooks.pk, pk)).run();
+  ctx.db
+    .update(deliveries)
+    .set({ status: "failed", error: "given up: the receiver has answered 410", ...emptied })
+    .where(and(eq(deliveries.webhookPk, pk), eq(deliveries.status, "pending")))
+    .run();
 }
 
 /** The headers that let a receiver know who speaks (Standard Webhooks 1.0.0, "Webhook Headers"). */

@@ -10,6 +10,9 @@ const intervalMs = 1_000;
 /** Readings that come together are looked at together. */
 const gatherMs = 50;
 
+/** A clock that has come so far since the last look was set, or the machine was asleep. */
+const leapMs = 60_000;
+
 const system = { kind: "system" } as const;
 
 export interface AlertOptions {
@@ -21,7 +24,9 @@ export interface AlertOptions {
 
 /** Holds what comes, and what does not come, against the alert rules. */
 export function startAlerts({ domain, bus, log, now }: AlertOptions): Job {
-  const startedAt = now();
+  /** Since when what is sent can be heard. */
+  let startedAt = now();
+  let lookedAt = startedAt;
   let gathering: NodeJS.Timeout | undefined;
 
   const job = startPeriodic({
@@ -29,6 +34,9 @@ export function startAlerts({ domain, bus, log, now }: AlertOptions): Job {
     log,
     intervalMs,
     async run(isStopping) {
+      // A machine without a clock of its own learns the time a while after its start: that is no silence of hours.
+      if (Math.abs(now() - lookedAt) > leapMs) startedAt = now();
+      lookedAt = now();
       if (!domain.read(system, hasEnabledRules)) return;
       while (
         !isStopping() &&

@@ -3,8 +3,10 @@ import type { Bus } from "../core/events.ts";
 import {
   enqueueData,
   isDataWaiting,
+  isDelivered,
   isOutboxFull,
   listDue,
+  maxRetryAfterMs,
   recordAttempt,
   signDelivery,
   trimDeliveryLog,
@@ -30,8 +32,11 @@ export interface DeliverOptions {
 
 /** Whatever wakes it, due retries are looked for so often. */
 const intervalMs = 1_000;
-/** Requests at once, to as many webhooks: one receiver that is slow holds up its own deliveries and no others. */
-const maxParallel = 8;
+/**
+ * Requests at once, each to another webhook: more than anybody has webhooks, so that receivers that are slow, all but one
+ * of them too, hold up their own deliveries and no others.
+ */
+const maxParallel = 100;
 /** The log of deliveries is cut back once an hour. */
 const trimEveryMs = 60 * 60 * 1_000;
 
@@ -50,10 +55,14 @@ export function startDeliver({
 }: DeliverOptions): Job {
   /** Webhooks with a request under way. */
   const busy = new Map<number, Promise<void>>();
+  /** Webhooks whose receiver has asked to be left alone, and until when. */
+  const resting = new Map<number, number>();
   const stopping = new AbortController();
+  let checkedAt = -Infinity;
   let trimmedAt = -Infinity;
 
   async function attempt(due: DueDelivery): Promise<void> {
+    let isNoted = false;
     try {
       const result = await send({
         url: due.webhook.url,
@@ -62,15 +71,25 @@ export function startDeliver({
         signal: stopping.signal,
       });
       if (stopping.signal.aborted && result.status === undefined) return; // cut off, not refused: it is due at the next start
+      const isDone = isDelivered(result);
+      if (!isDone && result.retryAfterMs !== undefined) resting.set(due.webhook.pk, now() + result.retryAfterMs);
       await domain.commit(system, (ctx) => recordAttempt(ctx, due, result));
-      const isDelivered = result.status !== undefined && result.status >= 200 && result.status < 300;
-      counters.increment(isDelivered ? "webhooks.delivered" : "webhooks.attempts_failed");
+      counters.increment(isDone ? "webhooks.delivered" : "webhooks.attempts_failed");
+      isNoted = true;
     } catch (error) {
       log.sampled("webhooks.record", "what came of a delivery could not be noted; it will be repeated", { error });
     } finally {
       busy.delete(due.webhook.pk);
-      if (!stopping.signal.aborted) job.wake();
+      // Otherwise only when its time comes: while the store takes no writes, it would go round as fast as the receiver answers.
+      if (isNoted) job.wake();
     }
+  }
+
+  function isResting({ webhook: { pk } }: DueDelivery): boolean {
+    const left = (resting.get(pk) ?? 0) - now();
+    // A clock that was set back must not make a rest of years.
+    if (left <= 0 || left > maxRetryAfterMs) resting.delete(pk);
+    return resting.has(pk);
   }
 
   const job = startPeriodic({
@@ -81,15 +100,18 @@ export function startDeliver({
       if (domain.read(system, isDataWaiting)) await domain.commit(system, enqueueData);
       const dropped = await trim();
       if (dropped > 0) counters.increment("webhooks.dropped", dropped);
-      while (!isStopping() && busy.size < maxParallel) {
-        const [due] = domain.read(system, (ctx) => listDue(ctx, [...busy.keys()], 1));
-        if (due === undefined) break;
-        busy.set(due.webhook.pk, attempt(due));
+      if (isStopping()) return;
+      for (const due of domain.read(system, listDue)) {
+        if (busy.size >= maxParallel) break;
+        if (!busy.has(due.webhook.pk) && !isResting(due)) busy.set(due.webhook.pk, attempt(due));
       }
     },
   });
 
+  /** Once an interval: to count a long queue takes longer than to look what is due. */
   async function trim(): Promise<number> {
+    if (performance.now() - checkedAt < everyMs) return 0;
+    checkedAt = performance.now();
     if (performance.now() - trimmedAt > trimEveryMs) {
       trimmedAt = performance.now();
       await domain.commit(system, trimDeliveryLog);

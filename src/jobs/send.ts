@@ -4,9 +4,9 @@ import { request as requestHttps } from "node:https";
 import type { LookupFunction } from "node:net";
 import { isIP } from "node:net";
 import { networkInterfaces } from "node:os";
-import { isLoopback, normalizeAddress } from "../core/peers.ts";
-import { findForbiddenTarget } from "../core/targets.ts";
-import type { Attempt } from "../core/webhooks.ts";
+import { isLoopback } from "../core/peers.ts";
+import { findForbiddenTarget, plainAddress } from "../core/targets.ts";
+import { maxRetryAfterMs, type Attempt } from "../core/webhooks.ts";
 
 export interface SendInput {
   url: string;
@@ -103,14 +103,16 @@ const post = (request: typeof requestHttp, url: URL, body: string, options: Requ
       answer.once("error", reject);
     });
     call.once("error", reject);
+    // Whatever else ends it, a switch of protocols for one, is no answer; after an answer this says nothing any more.
+    call.once("close", () => reject(new Error("the connection was closed without an answer")));
     call.end(body);
   });
 
-/** Seconds or an HTTP date (RFC 9110, section 10.2.3), as milliseconds from now; a day at the most. */
+/** Seconds or an HTTP date (RFC 9110, section 10.2.3), as milliseconds from now. */
 function parseRetryAfter(header: string | undefined, now: number): number | undefined {
   if (header === undefined) return undefined;
   const ms = /^\d+$/.test(header) ? Number(header) * 1_000 : Date.parse(header) - now;
-  return Number.isFinite(ms) ? Math.min(Math.max(0, ms), 24 * 60 * 60 * 1_000) : undefined;
+  return Number.isFinite(ms) ? Math.min(Math.max(0, ms), maxRetryAfterMs) : undefined;
 }
 
 function explain(error: Error, timeoutMs: number): string {
@@ -120,7 +122,7 @@ function explain(error: Error, timeoutMs: number): string {
 }
 
 function isThisMachine(address: string): boolean {
-  const bare = normalizeAddress(address);
+  const bare = plainAddress(address);
   if (isLoopback(bare)) return true;
-  return Object.values(networkInterfaces()).some((all) => all?.some((own) => normalizeAddress(own.address) === bare));
+  return Object.values(networkInterfaces()).some((all) => all?.some((own) => plainAddress(own.address) === bare));
 }

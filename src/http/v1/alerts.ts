@@ -42,7 +42,7 @@ const threshold = v.pipe(
 
 const ruleFields = {
   condition,
-  threshold: v.optional(threshold),
+  threshold: v.optional(v.nullable(threshold)),
   for: v.optional(
     v.pipe(
       seconds(year),
@@ -124,10 +124,10 @@ function toRuleInput(ctx: Ctx, body: RuleBody): RuleInput {
   const fail = (message: string, field: string): never => {
     throw new DomainError("invalid", message, { details: { field } });
   };
-  const { condition: kind, threshold: bound, clear = null } = body;
-  const [low, high] = Array.isArray(bound) ? bound : [bound ?? null, null];
+  const { condition: kind, threshold: bound = null, clear = null } = body;
+  const [low, high] = Array.isArray(bound) ? bound : [bound, null];
   if (kind === "no_data") {
-    if (bound !== undefined) fail("threshold does not go with no_data", "threshold");
+    if (bound !== null) fail("threshold does not go with no_data", "threshold");
     if (body.for <= 0) fail("for must say how long the silence lasts", "for");
     if (clear !== null) fail("clear does not go with no_data", "clear");
   } else if (kind === "outside") {
@@ -157,13 +157,12 @@ function toRuleInput(ctx: Ctx, body: RuleBody): RuleInput {
 /** A rule as a body would have it, with the changes in it. */
 function applyChanges(rule: AlertRule, changes: v.InferOutput<typeof ruleUpdate>): RuleBody {
   const shown = toRule(rule);
-  const bound = shown.threshold;
-  const current = { ...shown, threshold: bound === null ? undefined : (bound as RuleBody["threshold"]) };
+  const current = { ...shown, threshold: shown.threshold as RuleBody["threshold"] };
   const given = Object.fromEntries(Object.entries(changes).filter(([, value]) => value !== undefined));
   // A new kind of condition does not inherit bounds that were meant for another.
   const kept =
     changes.condition !== undefined && changes.condition !== rule.condition
-      ? { ...current, threshold: undefined, clear: null }
+      ? { ...current, threshold: null, clear: null }
       : current;
   return { ...kept, ...given };
 }

@@ -47,7 +47,7 @@ const webhookInput = v.object({
       v.check(
         (secret) =>
           !secret.startsWith("whsec_") ||
-          /^whsec_(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/.test(secret),
+          /^whsec_(?=.)(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/.test(secret),
         "must be base64 after whsec_",
       ),
     ),
@@ -194,7 +194,7 @@ export const webhookRoutes = ({ limits }: WebhookDeps) => [
     params,
     status: 202,
     response: deliverySchema,
-    errors,
+    errors: { ...errors, 409: "CONFLICT: the webhook is disabled" },
     handle: async ({ commit }, { params: { webhookId } }) =>
       toDelivery(await commit((ctx) => testWebhook(ctx, webhookId))),
   }),
