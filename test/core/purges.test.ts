@@ -64,15 +64,16 @@ describe("the readings of a deleted device", () => {
 
 describe("purgeStep", () => {
   test("removes no more than it may at a time, and no other sensor's readings", async () => {
-    const [gone, kept] = await t.commit((ctx) => [addComponent(ctx, "sensor"), addComponent(ctx, "sensor")] as const);
-    await fill(gone.id, 25);
-    await fill(kept.id, 10);
+    const [before, gone, after] = await t.commit(
+      (ctx) => [addComponent(ctx, "sensor"), addComponent(ctx, "sensor"), addComponent(ctx, "sensor")] as const,
+    );
+    for (const { id } of [before, gone, after]) await fill(id, id === gone.id ? 25 : 10);
     await t.commit((ctx) => deleteComponent(ctx, "sensor", gone.id));
     const left: number[] = [];
     while (await t.commit((ctx) => purgeStep(ctx, 10))) left.push(countRows(t, "readings"));
-    expect(left).toEqual([25, 15, 10]);
+    expect(left).toEqual([35, 25, 20]);
     expect(countRows(t, "purges")).toBe(0);
-    expect(list(kept.id)).toHaveLength(10);
+    for (const { id } of [before, after]) expect(list(id)).toHaveLength(10);
   });
 
   test("ends also where the last step removed exactly as many as it may, and where there were none", async () => {
