@@ -47,14 +47,19 @@ const emitNothing: Emit = (name) => {
 export function createDomain({ store, bus, log, now = Date.now }: DomainOptions): Domain {
   return {
     read: (actor, verb) => verb({ db: store.db, now, emit: emitNothing, log, actor }),
-    async commit(actor, verb) {
-      const { result, held } = await store.writer.submit(() => {
-        const events: Held[] = [];
-        const emit: Emit = (name, event) => void events.push({ name, event } as Held);
-        return { result: verb({ db: store.db, now, emit, log, actor }), held: events };
+    commit(actor, verb) {
+      // Of the run that was committed: a verb may run twice.
+      let held: Held[] = [];
+      const emit: Emit = (name, event) => void held.push({ name, event } as Held);
+      const work = () => {
+        held = [];
+        return verb({ db: store.db, now, emit, log, actor });
+      };
+      // Not async functions, here and on the rest of a reading's way: each would cost it two more promises.
+      return store.writer.submit(work).then((result) => {
+        for (const { name, event } of held) bus.emit(name, event);
+        return result;
       });
-      for (const { name, event } of held) bus.emit(name, event);
-      return result;
     },
   };
 }

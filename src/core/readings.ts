@@ -1,11 +1,9 @@
-import type { Statement } from "better-sqlite3";
 import { eq } from "drizzle-orm";
 import { readings, sensors } from "../store/schema.ts";
-import type { Db } from "../store/open.ts";
 import type { Ctx } from "./ctx.ts";
-import { findComponent } from "./components.ts";
 import { noteMessage } from "./devices.ts";
 import { DomainError } from "./errors.ts";
+import { prepareOnce } from "./prepared.ts";
 import { correctRollups } from "./rollups.ts";
 import { maxAheadMs } from "./time.ts";
 
@@ -23,18 +21,6 @@ export interface ReadingInput {
   valueAt?: number | undefined;
 }
 
-/** The statements of the hot path, prepared once a store: building them anew costs more than running them. */
-interface Statements {
-  findSensor: Statement<
-    [string],
-    { sensorPk: number; pk: number; id: string; statusId: number; lastSeenAt: number | null; deviceId: string }
-  >;
-  findSame: Statement<[number, number, number], number>;
-  insert: Statement<[number, number, number]>;
-  /** The newest readings of one sensor that come after a place in the order. */
-  page: Statement<PageStart & { sensorPk: number; from: number; limit: number }, Row>;
-}
-
 /** A place in the order (value_at, id), both descending; `beforeId: 0` is the place before an instant's first reading. */
 interface PageStart {
   beforeAt: number;
@@ -43,38 +29,41 @@ interface PageStart {
 
 type Row = [id: number, value: number, valueAt: number];
 
-const prepared = new WeakMap<Db, Statements>();
-
-function statements(db: Db): Statements {
-  let found = prepared.get(db);
-  if (found === undefined) {
-    const { $client } = db;
-    found = {
-      // The `+` keeps the planner from looking at the value: without it SQLite (STAT4) plans the join anew for each
-      // sensor, which takes seven times as long as to run it.
-      findSensor: $client.prepare(
-        `SELECT s.pk AS sensorPk, d.pk, d.id, d.status_id AS statusId, d.last_seen_at AS lastSeenAt,
-           coalesce(d.external_id, d.id) AS deviceId
-         FROM sensors s JOIN devices d ON d.pk = s.device_pk WHERE s.id = +?`,
-      ),
-      findSame: $client
-        .prepare<[number, number, number], number>(
-          "SELECT id FROM readings WHERE sensor_pk = ? AND value_at = ? AND value = ?",
-        )
-        .pluck(),
-      insert: $client.prepare("INSERT INTO readings (sensor_pk, value_at, value) VALUES (?, ?, ?)"),
-      page: $client
-        .prepare<PageStart & { sensorPk: number; from: number; limit: number }, Row>(
-          `SELECT id, value, value_at FROM readings
-           WHERE sensor_pk = :sensorPk AND value_at >= :from AND (value_at, id) < (:beforeAt, :beforeId)
-           ORDER BY value_at DESC, id DESC LIMIT :limit`,
-        )
-        .raw(),
-    };
-    prepared.set(db, found);
-  }
-  return found;
+interface SensorRow {
+  sensorPk: number;
+  pk: number;
+  id: string;
+  statusId: number;
+  lastSeenAt: number | null;
+  deviceId: string;
 }
+
+const statements = prepareOnce(({ $client }) => ({
+  // The `+` keeps the planner from looking at the value: without it SQLite (STAT4) plans the join anew for each
+  // sensor, which takes seven times as long as to run it.
+  findSensor: $client.prepare<[id: string], SensorRow>(
+    `SELECT s.pk AS sensorPk, d.pk, d.id, d.status_id AS statusId, d.last_seen_at AS lastSeenAt,
+       coalesce(d.external_id, d.id) AS deviceId
+     FROM sensors s JOIN devices d ON d.pk = s.device_pk WHERE s.id = +?`,
+  ),
+  findSensorPk: $client.prepare<[id: string], number>("SELECT pk FROM sensors WHERE id = ?").pluck(),
+  findSame: $client
+    .prepare<[sensorPk: number, valueAt: number, value: number], number>(
+      "SELECT id FROM readings WHERE sensor_pk = ? AND value_at = ? AND value = ?",
+    )
+    .pluck(),
+  insert: $client.prepare<[sensorPk: number, valueAt: number, value: number]>(
+    "INSERT INTO readings (sensor_pk, value_at, value) VALUES (?, ?, ?)",
+  ),
+  /** The newest readings of one sensor that come after a place in the order. */
+  page: $client
+    .prepare<PageStart & { sensorPk: number; from: number; limit: number }, Row>(
+      `SELECT id, value, value_at FROM readings
+       WHERE sensor_pk = :sensorPk AND value_at >= :from AND (value_at, id) < (:beforeAt, :beforeId)
+       ORDER BY value_at DESC, id DESC LIMIT :limit`,
+    )
+    .raw(),
+}));
 
 /** What became of a reading: stored now, or known already because it was sent before. */
 export interface Recorded {
@@ -139,9 +128,10 @@ const lastInstant = Number.MAX_SAFE_INTEGER;
 /** Readings, newest first; those of one instant in reverse order of arrival. */
 export function listReadings(ctx: Ctx, query: ReadingQuery): Reading[] {
   if (query.sensorId === undefined) return mergeSensors(ctx, query);
-  const sensor = findComponent(ctx, "sensor", query.sensorId);
-  if (sensor === undefined) return [];
-  const { id: sensorId, pk: sensorPk } = sensor;
+  const { sensorId } = query;
+  const { findSensorPk, page } = statements(ctx.db);
+  const sensorPk = findSensorPk.get(sensorId);
+  if (sensorPk === undefined) return [];
   const { from = firstInstant, to = lastInstant, limit, offset } = query;
   let before = { beforeAt: to, beforeId: 0 };
   if (offset > 0) {
@@ -156,8 +146,8 @@ export function listReadings(ctx: Ctx, query: ReadingQuery): Reading[] {
     if (last === undefined) return [];
     before = { beforeAt: last[2], beforeId: last[0] };
   }
-  return statements(ctx.db)
-    .page.all({ sensorPk, from, ...before, limit })
+  return page
+    .all({ sensorPk, from, ...before, limit })
     .map(([id, value, valueAt]) => ({ id, sensorId, value, valueAt }));
 }
 

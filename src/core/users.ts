@@ -3,6 +3,7 @@ import { users } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { DomainError } from "./errors.ts";
 import { newUuid } from "./ids.ts";
+import { prepareOnce } from "./prepared.ts";
 
 export type User = typeof users.$inferSelect;
 
@@ -52,8 +53,16 @@ export function findUserByLogin(ctx: Ctx, login: string): User | undefined {
     .get();
 }
 
-export const findUser = (ctx: Ctx, id: string): User | undefined =>
-  ctx.db.select().from(users).where(eq(users.id, id)).get();
+/** Asked with every request that brings a token. */
+const selectUser = prepareOnce((db) =>
+  db
+    .select()
+    .from(users)
+    .where(eq(users.id, sql.placeholder("id")))
+    .prepare(),
+);
+
+export const findUser = (ctx: Ctx, id: string): User | undefined => selectUser(ctx.db).get({ id });
 
 /** Sets a new password; every token issued before is worthless from then on. */
 export function changePassword(ctx: Ctx, id: string, passwordHash: string): void {

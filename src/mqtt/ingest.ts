@@ -1,4 +1,4 @@
-import type { Domain } from "../core/ctx.ts";
+import type { Ctx, Domain } from "../core/ctx.ts";
 import { recordCheckResponse } from "../core/devices.ts";
 import { announceDevice } from "../core/discovery.ts";
 import { recordReading, type Recorded } from "../core/readings.ts";
@@ -55,30 +55,23 @@ export function createIngest({
     log.sampled(`mqtt.rejected.${reason}`, "message rejected", { reason, detail, client: clientId });
   }
 
-  async function takeReading(
-    message: Extract<Message, { kind: "reading" }>,
+  function takeReading(
+    { sensorId, value, valueAt: givenAt }: Extract<Message, { kind: "reading" }>,
     clientId: string,
     packet: InboundPublish,
   ): Promise<string | undefined> {
-    let { valueAt } = message;
-    if (valueAt !== undefined && valueAt > now() + maxAheadMs) {
-      counters.increment("mqtt.clock_ahead");
-      valueAt = undefined;
-    }
-    const record = (ctx: Parameters<typeof recordReading>[0]) =>
-      recordReading(ctx, { ...message, valueAt }, { isOwn: true }) ?? "unknown";
-    if (valueAt === undefined && packet.messageId !== undefined) {
-      const fingerprint = fingerprintMessage(clientId, packet.messageId, packet.payload);
-      const recorded = await resends.commitOnce(fingerprint, packet.dup, record);
-      return settle(recorded ?? "resend");
-    }
-    return settle(await domain.commit(device, record));
-
-    function settle(outcome: "unknown" | "resend" | Recorded): string | undefined {
-      if (outcome === "unknown") reject("unknown_sensor", clientId, message.sensorId);
-      else counters.increment(outcome === "resend" || outcome.isResend ? "mqtt.resends" : "mqtt.readings");
-      return typeof outcome === "string" ? undefined : outcome.deviceId;
-    }
+    const isAhead = givenAt !== undefined && givenAt > now() + maxAheadMs;
+    if (isAhead) counters.increment("mqtt.clock_ahead");
+    const valueAt = isAhead ? undefined : givenAt;
+    const record = (ctx: Ctx) => recordReading(ctx, { sensorId, value, valueAt }, { isOwn: true }) ?? "unknown";
+    const settle = (outcome: Recorded | "unknown" | undefined): string | undefined => {
+      if (outcome === "unknown") reject("unknown_sensor", clientId, sensorId);
+      else counters.increment(outcome === undefined || outcome.isResend ? "mqtt.resends" : "mqtt.readings");
+      return typeof outcome === "object" ? outcome.deviceId : undefined;
+    };
+    if (valueAt !== undefined || packet.messageId === undefined) return domain.commit(device, record).then(settle);
+    const fingerprint = fingerprintMessage(clientId, packet.messageId, packet.payload);
+    return resends.commitOnce(fingerprint, packet.dup, record).then(settle);
   }
 
   async function takeResponse(
