@@ -387,7 +387,8 @@ export function recordAttempt(
       status: isDone ? "delivered" : isOver ? "failed" : "pending",
       nextAttemptAt: isOver ? now : now + Math.max(retryAfterMs, Math.round((delay ?? 0) * (1 + jitter * random()))),
     })
-    .where(eq(deliveries.pk, delivery.pk))
+    // What was given up during the try stays so: there is no body any more that could be sent again.
+    .where(and(eq(deliveries.pk, delivery.pk), isDone ? undefined : eq(deliveries.status, "pending")))
     .run();
   if (status === 410) disable(ctx, webhook);
 }

@@ -90,21 +90,21 @@ export function createSender({ ownPorts, now, timeoutMs = defaultTimeoutMs, reso
 
 const post = (request: typeof requestHttp, url: URL, body: string, options: RequestOptions) =>
   new Promise<{ status: number; retryAfter: string | undefined }>((resolve, reject) => {
+    let known: { status: number; retryAfter: string | undefined } | undefined;
+    // What the receiver has said counts, however the rest of its answer ends.
+    const settle = (error: Error): void => (known === undefined ? reject(error) : resolve(known));
     const call = request(url, options, (answer) => {
+      known = { status: answer.statusCode ?? 0, retryAfter: answer.headers["retry-after"] };
       let bytes = 0;
-      const finish = (): void => resolve({ status: answer.statusCode ?? 0, retryAfter: answer.headers["retry-after"] });
       answer.on("data", (chunk: Buffer) => {
         bytes += chunk.length;
-        if (bytes <= maxAnswerBytes) return;
-        finish();
-        call.destroy();
+        if (bytes > maxAnswerBytes) call.destroy();
       });
-      answer.once("end", finish);
-      answer.once("error", reject);
+      answer.on("error", settle);
     });
-    call.once("error", reject);
-    // Whatever else ends it, a switch of protocols for one, is no answer; after an answer this says nothing any more.
-    call.once("close", () => reject(new Error("the connection was closed without an answer")));
+    call.on("error", settle);
+    // After the answer's end, and after whatever else ends it: a switch of protocols for one is no answer.
+    call.once("close", () => settle(new Error("the connection was closed without an answer")));
     call.end(body);
   });
 
