@@ -12,8 +12,12 @@ export interface LiveOptions {
 }
 
 export interface Live {
-  /** A stream of events of one device, or of all. @throws {DomainError} `unavailable` where there are too many clients */
-  open(deviceId: string | undefined): Response;
+  /**
+   * A stream of events of one device, or of all. `cutOff` ends the connection of a client that does not read: the stream
+   * itself could end only after what waits in it.
+   * @throws {DomainError} `unavailable` where there are too many clients
+   */
+  open(deviceId: string | undefined, cutOff: () => void): Response;
   /** Ends every stream. */
   close(): void;
 }
@@ -62,7 +66,7 @@ export function createLive({ bus, counters, maxClients }: LiveOptions): Live {
   heartbeat.unref();
 
   return {
-    open(wanted) {
+    open(wanted, cutOff) {
       if (clients.size >= maxClients) {
         counters.increment("live.refused");
         throw new DomainError("unavailable", "too many clients listen already", { retryAfterSeconds: 30 });
@@ -78,7 +82,7 @@ export function createLive({ bus, counters, maxClients }: LiveOptions): Live {
                 if ((controller.desiredSize ?? 0) <= 0) {
                   leave();
                   counters.increment("live.dropped");
-                  controller.error(new Error("the client reads too slowly"));
+                  cutOff();
                   return;
                 }
                 controller.enqueue(chunk);

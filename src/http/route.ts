@@ -1,3 +1,4 @@
+import type { ServerResponse } from "node:http";
 import type { Context, Hono } from "hono";
 import * as v from "valibot";
 import type { Ctx, Domain } from "../core/ctx.ts";
@@ -13,6 +14,8 @@ import type { Access, Authenticate, Caller } from "./auth.ts";
 export interface Call extends Caller {
   /** A header that is part of the API, such as `Idempotency-Key`. */
   header(name: string): string | undefined;
+  /** Ends the connection without another word: for a stream that nobody reads. */
+  cutOff(): void;
   read<T>(verb: (ctx: Ctx) => T): T;
   commit<T>(verb: (ctx: Ctx) => T): Promise<T>;
 }
@@ -116,6 +119,7 @@ const openCall = ({ actor, peer, claims }: Caller, c: Context, domain: Domain): 
   peer,
   claims,
   header: (name) => c.req.header(name),
+  cutOff: () => void (c.env as { outgoing: ServerResponse }).outgoing.destroy(),
   read: (verb) => domain.read(actor, verb),
   commit: (verb) => domain.commit(actor, verb),
 });

@@ -17,7 +17,7 @@ export const liveRoutes = ({ live }: { live: Live }) => [
     response: v.pipe(v.unknown(), v.metadata({ type: "string", examples: ["event: reading\ndata: {…}\n\n"] })),
     contentType: "text/event-stream",
     errors: { 404: "NOT_FOUND: no such device", 503: "UNAVAILABLE: too many clients" },
-    handle: ({ read }, { query: { device } }) =>
-      live.open(device === undefined ? undefined : displayIdOf(read((ctx) => getAnyDevice(ctx, device)))),
+    handle: ({ read, cutOff }, { query: { device } }) =>
+      live.open(device === undefined ? undefined : displayIdOf(read((ctx) => getAnyDevice(ctx, device))), cutOff),
   }),
 ];
