@@ -1,8 +1,9 @@
 import { once } from "node:events";
 import { createConnection } from "node:net";
+import Sqlite from "better-sqlite3";
 import { generate, parser, type IConnackPacket, type Packet } from "mqtt-packet";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { createApi, logIn, type Api } from "../support/client.ts";
+import { createApi, logIn, until, type Api } from "../support/client.ts";
 import { makeFolder, startLocalGateway, type LocalGateway } from "../support/gateway.ts";
 
 // A device that has seen no acknowledgement sends the same packet again, with the DUP flag [MQTT-3.3.1-1]. Client
@@ -99,11 +100,16 @@ describe.each([1, 2] as const)("a reading without a time, QoS %d", (qos) => {
 
   test("sent again while the first one still waits for its commit is one reading, and both are acknowledged", async () => {
     const device = await connect(gateway, "door");
-    const both = [
-      device.publish({ id: 7, body: reading(), qos }),
-      device.publish({ id: 7, body: reading(), qos, dup: true }),
-    ];
-    expect(await Promise.all(both)).toHaveLength(2);
+    const other = new Sqlite(gateway.storePath); // another program that writes: nothing is committed until it is done
+    other.exec("BEGIN IMMEDIATE");
+    const first = device.publish({ id: 7, body: reading(), qos });
+    const second = device.publish({ id: 7, body: reading(), qos, dup: true });
+    const { counters } = gateway.app;
+    const tries = counters.get("store.busy");
+    await until(() => counters.get("store.busy") >= tries + 3);
+    other.exec("COMMIT");
+    other.close();
+    expect(await Promise.all([first, second])).toHaveLength(2);
     expect(await values()).toEqual([21]);
     device.vanish();
   });
