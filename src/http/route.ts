@@ -125,6 +125,9 @@ const openCall = ({ actor, peer, claims }: Caller, c: Context, domain: Domain): 
 });
 
 function validate<S extends Schema>(schema: S, input: unknown): v.InferOutput<S> {
+  // To Valibot an array is an object that has none of the keys: one whose keys are all optional would take it.
+  if (Array.isArray(input) && schema.type === "object")
+    throw new DomainError("invalid", "the body must be a JSON object");
   const result = v.safeParse(schema, input, { abortEarly: true });
   if (result.success) return result.output;
   const [issue] = result.issues;
