@@ -1,0 +1,129 @@
+// The MQTT load, as a process of its own: raw sockets and packets made beforehand, so that it is never what is measured.
+//
+// Takes one `LoadOrder` a message from its parent and answers with a `LoadResult`.
+import { once } from "node:events";
+import { connect, type Socket } from "node:net";
+import { generate } from "mqtt-packet";
+
+export interface LoadOrder {
+  port: number;
+  topic: string;
+  connections: number;
+  /** Messages of one connection that wait for their PUBACK at a time. */
+  inFlight: number;
+  /** In all. */
+  messages: number;
+  sensorIds: string[];
+  /** With `value_at`, as in the document's example, or as a device without a clock says it. */
+  isTimed: boolean;
+  /** Values begin here; no value is sent twice where the next order begins after this one's last. */
+  firstValue: number;
+}
+
+export interface LoadResult {
+  /** From the first PUBLISH to the last PUBACK. */
+  seconds: number;
+  /** Epoch milliseconds of the first PUBLISH. */
+  startedAt: number;
+  /** From PUBLISH to PUBACK in milliseconds, in order; only where one message was in flight. */
+  latencies: number[];
+}
+
+const firstTime = Date.parse("2026-01-14T10:00:00.000Z");
+
+/** One PUBLISH for each sensor, and where in it the parts stand that differ from message to message. */
+function makeTemplates({ topic, sensorIds, isTimed }: LoadOrder) {
+  return sensorIds.map((sensorId) => {
+    const time = isTimed ? `,"value_at":"2026-01-14T10:00:00.000Z"` : "";
+    const payload = `{"type":"sensor_reading","sensor_id":"${sensorId}","value":10000000.5${time}}`;
+    const packet = generate({ cmd: "publish", topic, payload, qos: 1, messageId: 1, retain: false, dup: false });
+    return {
+      packet,
+      idAt: packet.indexOf(payload) - 2,
+      valueAt: packet.indexOf("10000000"),
+      timeAt: isTimed ? packet.indexOf("2026-01-14") : -1,
+    };
+  });
+}
+
+async function open(port: number, clientId: string): Promise<Socket> {
+  const socket = connect({ port, host: "127.0.0.1", noDelay: true });
+  await once(socket, "connect");
+  socket.write(
+    generate({ cmd: "connect", protocolId: "MQTT", protocolVersion: 4, clean: true, clientId, keepalive: 0 }),
+  );
+  const [connack] = (await once(socket, "data")) as [Buffer];
+  if (connack.length !== 4 || connack[0] !== 0x20 || connack[3] !== 0) throw new Error("the connection was refused");
+  return socket;
+}
+
+async function run(order: LoadOrder): Promise<LoadResult> {
+  const { port, connections, inFlight, messages, isTimed, firstValue } = order;
+  const templates = makeTemplates(order);
+  const size = (templates[0] as (typeof templates)[0]).packet.length;
+  const sockets: Socket[] = [];
+  for (let i = 0; i < connections; i++) sockets.push(await open(port, `load-${i}`));
+  const latencies: number[] = [];
+  let sent = 0;
+  let acknowledged = 0;
+
+  const startedAt = Date.now();
+  const start = performance.now();
+  await new Promise<void>((resolve, reject) => {
+    for (const [i, socket] of sockets.entries()) {
+      // Each connection is a device with its share of the sensors.
+      const own = templates.filter((_, n) => n % connections === i);
+      let turn = 0;
+      let messageId = 0;
+      let sentAt = 0;
+      const send = (count: number): void => {
+        const n = Math.min(count, messages - sent);
+        if (n <= 0) return;
+        const chunk = Buffer.allocUnsafe(n * size);
+        for (let offset = 0; offset < chunk.length; offset += size) {
+          const { packet, idAt, valueAt, timeAt } = own[turn++ % own.length] as (typeof templates)[0];
+          packet.copy(chunk, offset);
+          messageId = (messageId % 65_535) + 1;
+          chunk.writeUInt16BE(messageId, offset + idAt);
+          chunk.write(String(10_000_000 + firstValue + sent), offset + valueAt, "latin1");
+          if (isTimed) chunk.write(new Date(firstTime + firstValue + sent).toISOString(), offset + timeAt, "latin1");
+          sent += 1;
+        }
+        sentAt = performance.now();
+        socket.write(chunk);
+      };
+      let partial = 0;
+      socket.on("data", (data) => {
+        // Nothing but PUBACKs of four bytes comes here.
+        if (data[(4 - partial) % 4] !== 0x40 && data.length > 4) reject(new Error("not a PUBACK"));
+        const count = Math.floor((partial + data.length) / 4);
+        partial = (partial + data.length) % 4;
+        acknowledged += count;
+        if (inFlight === 1 && count === 1) latencies.push(performance.now() - sentAt);
+        if (acknowledged === messages) resolve();
+        else send(count);
+      });
+      socket.on("close", () => reject(new Error("the connection was closed")));
+      socket.on("error", reject);
+      send(inFlight);
+    }
+  });
+  const seconds = (performance.now() - start) / 1_000;
+  for (const socket of sockets) {
+    socket.removeAllListeners("close");
+    socket.end(generate({ cmd: "disconnect" }));
+  }
+  return { seconds, startedAt, latencies };
+}
+
+process.on("message", (order: LoadOrder) => {
+  run(order).then(
+    (result) => process.send?.(result),
+    (error: Error) => {
+      console.error(`load: ${error.message}`);
+      process.exit(1);
+    },
+  );
+});
+process.on("disconnect", () => process.exit());
+process.send?.(0);

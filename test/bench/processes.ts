@@ -1,0 +1,108 @@
+import { fork, spawn, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { createServer, type AddressInfo } from "node:net";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import type { LoadOrder, LoadResult } from "./load.ts";
+
+// The processes that a part of the benchmark starts. `using` ends them with the part.
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+export const bundle = `${root}dist/lambdaiot.mjs`;
+
+/** A folder on the disk of the project: the system's own temporary folder may be in memory. */
+export function makeFolder(): Disposable & { path: string } {
+  mkdirSync(`${root}dist`, { recursive: true });
+  const path = mkdtempSync(`${root}dist/bench-`);
+  return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) };
+}
+
+export interface Program extends AsyncDisposable {
+  child: ChildProcess;
+}
+
+export const endWith = (child: ChildProcess): Program => ({
+  child,
+  async [Symbol.asyncDispose]() {
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    const exited = once(child, "exit");
+    child.kill();
+    await exited;
+  },
+});
+
+export interface Gateway extends Program {
+  url: string;
+  httpPort: number;
+  mqttPort: number;
+}
+
+/** The built file, once it says that it listens. */
+export async function startGateway(folder: string, execArgv: readonly string[] = []): Promise<Gateway> {
+  const child = spawn(process.execPath, [...execArgv, bundle], {
+    cwd: folder,
+    env: {
+      PATH: process.env["PATH"],
+      LAMBDAIOT_SERVER_PORT: "0",
+      LAMBDAIOT_MQTT_PORT: "0",
+      LAMBDAIOT_DATABASE_PATH: `${folder}/lambdaiot.db`,
+    },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let output = "";
+  const [http = "", mqtt = ""] = await new Promise<string[]>((resolve, reject) => {
+    const take = (chunk: Buffer): void => {
+      output += chunk.toString();
+      const ports = /listening: API http:\S+:(\d+), MQTT mqtt:\S+:(\d+) /.exec(output);
+      if (ports !== null) resolve(ports.slice(1));
+    };
+    child.stdout.on("data", take);
+    child.stderr.on("data", take);
+    child.once("exit", () => reject(new Error(`the gateway ended:\n${output}`)));
+  });
+  return { ...endWith(child), url: `http://127.0.0.1:${http}`, httpPort: Number(http), mqttPort: Number(mqtt) };
+}
+
+/** For programs that cannot say which port they were given. */
+export async function findFreePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+/** The next message of a forked process. */
+export async function receive<T>(child: ChildProcess): Promise<T> {
+  return await new Promise<T>((resolve, reject) => {
+    const onExit = (): void => reject(new Error(`${child.spawnargs.at(-1)} ended`));
+    child.once("exit", onExit);
+    child.once("message", (message) => {
+      child.off("exit", onExit);
+      resolve(message as T);
+    });
+  });
+}
+
+/** Another file of this folder as a process, and the number that it says first: its port where it listens. */
+export async function startScript(name: string, args: string[] = []): Promise<Program & { hello: number }> {
+  const child = fork(fileURLToPath(new URL(name, import.meta.url)), args);
+  return { ...endWith(child), hello: await receive<number>(child) };
+}
+
+export interface Load extends AsyncDisposable {
+  run(order: LoadOrder): Promise<LoadResult>;
+}
+
+export async function startLoad(): Promise<Load> {
+  const program = await startScript("load.ts");
+  return {
+    async run(order) {
+      const result = receive<LoadResult>(program.child);
+      program.child.send(order);
+      return await result;
+    },
+    [Symbol.asyncDispose]: () => program[Symbol.asyncDispose](),
+  };
+}
