@@ -62,7 +62,7 @@ function keepAnswering(device: Device): void {
   });
 }
 
-const untilLost = (device: Device) => until(async () => (await device.status()) === status.lost);
+const untilLost = (device: Device) => until(async () => (await device.status()) === status.lost, 20_000);
 
 describe.concurrent("device check", () => {
   test("a request to each device goes out on the main topic, as documented", async ({ expect }) => {
