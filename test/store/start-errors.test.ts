@@ -8,6 +8,7 @@ import {
   openSync,
   readFileSync,
   readdirSync,
+  statSync,
   truncateSync,
   writeFileSync,
   writeSync,
@@ -163,7 +164,8 @@ describe("a store that cannot be used", () => {
     const deep = join(folder, "a/b/store.db");
     const gateway = await startBuiltGateway({ folder, env: { LAMBDAIOT_DATABASE_PATH: deep } });
     expect(await gateway.stop()).toBe(0);
-    expect(existsSync(deep)).toBe(true);
+    const modes = [deep, join(folder, "a/b"), join(folder, "a")].map((made) => statSync(made).mode & 0o777);
+    expect(modes).toEqual([0o600, 0o700, 0o700]);
   });
 });
 
