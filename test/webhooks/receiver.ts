@@ -97,4 +97,4 @@ export function signAsLibrary({ text, headers }: Received, secret: string): stri
 }
 
 const libraryFor = (secret: string): Webhook =>
-  secret.startsWith("whsec_") ? new Webhook(secret) : new Webhook(secret, { format: "raw" });
+  secret.startsWith("whsec_") ? new Webhook(secret) : new Webhook(Buffer.from(secret), { format: "raw" });

@@ -275,11 +275,11 @@ describe("410", () => {
 describe("Retry-After", () => {
   const httpDate = (at: number): string => new Date(at).toUTCString();
   test.each([
-    ["in seconds, longer than the schedule", () => "120", 120 * seconds],
-    ["as a date", () => httpDate(start + 90 * seconds), 90 * seconds],
-    ["of more than a day, as a day", () => "10000000", 24 * hours],
+    ["in seconds, longer than the schedule", "120", 120 * seconds],
+    ["as a date", httpDate(start + 90 * seconds), 90 * seconds],
+    ["of more than a day, as a day", "10000000", 24 * hours],
   ] as const)("%s: nothing at all is sent to the receiver until then", async (_name, header, rest) => {
-    const receiver = await receiverOf(status(429, { "Retry-After": header() }));
+    const receiver = await receiverOf(status(429, { "Retry-After": header }));
     const outbox = outboxOf();
     const webhook = await outbox.addWebhook(receiver.url);
     await outbox.tell({ n: 1 });
@@ -392,7 +392,7 @@ describe("the log of deliveries", () => {
        SELECT i, ${webhook.pk}, 'device.online', '', 'delivered', 0, ${start} FROM n`,
     );
     expect(outbox.deliveries(webhook)[0]?.body).toBe("");
-    const count = () => outbox.store.db.$client.prepare("SELECT count(*) FROM deliveries").pluck().get();
+    const count = (): unknown => outbox.store.db.$client.prepare("SELECT count(*) FROM deliveries").pluck().get();
     expect(count()).toBe(1_201);
     outbox.startDelivery();
     await until(() => count() === 1_000);
