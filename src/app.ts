@@ -14,8 +14,12 @@ import { startPurge } from "./jobs/purge.ts";
 import { startRollup } from "./jobs/rollup.ts";
 import { createSender } from "./jobs/send.ts";
 import type { Log } from "./log.ts";
+import { createAcl } from "./mqtt/acl.ts";
 import { startBroker } from "./mqtt/broker.ts";
 import { createIngest } from "./mqtt/ingest.ts";
+import { createLogin } from "./mqtt/login.ts";
+import { createPersistence } from "./mqtt/persistence.ts";
+import { createTargets } from "./mqtt/targets.ts";
 import { startProbes } from "./probes.ts";
 import { openStore } from "./store/open.ts";
 
@@ -64,6 +68,25 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     const purge = startPurge({ domain, bus, log });
     started.push(() => purge.stop());
 
+    const attempts = createRateLimit({
+      burst: config.auth.attempts_burst,
+      perMinute: config.auth.attempts_per_minute,
+      counters,
+      counter: "auth.attempts_refused",
+    });
+    const acl = createAcl({ topic: config.mqtt.topic, rules: config.aclRules });
+    const persistence = createPersistence({
+      domain,
+      log,
+      counters,
+      now,
+      maxQueued: config.mqtt.max_queued_messages,
+      maxQueuedBytes: config.mqtt.max_queued_bytes,
+      maxSessions: config.mqtt.max_sessions,
+      maxRetained: config.mqtt.max_retained_messages,
+      maxRetainedBytes: config.mqtt.max_retained_bytes,
+      sessionExpiryMs: config.mqtt.session_expiry_days * 86_400_000,
+    });
     const ingest = createIngest({
       domain,
       log,
@@ -76,14 +99,25 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     });
     const broker = await startBroker({
       ingest,
+      logIn: createLogin({
+        domain,
+        tokens,
+        credentials: config.broker.credentials,
+        anonymous: config.mqtt.anonymous,
+        attempts,
+      }),
+      acl,
+      persistence,
+      targetOf: createTargets(domain),
       log,
       counters,
-      ...config.broker,
+      host: config.broker.host,
+      port: config.broker.port,
       topic: config.mqtt.topic,
-      anonymous: config.mqtt.anonymous,
       trustedProxies: config.server.trusted_proxies,
       maxConnections: config.mqtt.max_connections,
       maxPacketBytes: config.mqtt.max_payload_bytes + 65_536,
+      maxSubscriptions: config.mqtt.max_subscriptions,
     });
     started.push(() => broker.close());
     // Devices that have been heard before they are cut off get their acknowledgement.
@@ -123,12 +157,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       counters,
       registration: config.auth.registration,
       publicDevices: config.auth.public_devices,
-      attempts: createRateLimit({
-        burst: config.auth.attempts_burst,
-        perMinute: config.auth.attempts_per_minute,
-        counters,
-        counter: "http.attempts_refused",
-      }),
+      attempts,
       calls: createRateLimit({
         burst: config.server.rate_limit_burst,
         perMinute: config.server.rate_limit_per_minute,

@@ -5,6 +5,7 @@ import * as v from "valibot";
 import { StartError } from "./core/errors.ts";
 import { parseJson } from "./core/json.ts";
 import type { Product } from "./core/products.ts";
+import type { AclRule } from "./mqtt/acl.ts";
 import { logLevels } from "./log.ts";
 
 // One schema for config.toml and the environment: each key once, with what it means, its default, and what it takes.
@@ -106,6 +107,8 @@ const defaultProducts: v.InferOutput<typeof product>[] = [
   },
 ];
 
+const rulePattern = /^(readwrite|read|write) +(\S.*)$/;
+
 const megabyte = 1024 * 1024;
 
 export const sections = {
@@ -186,6 +189,22 @@ export const sections = {
     ),
     max_devices: key(integer(1, 1_000_000), 10_000, "devices that announcements may bring into being"),
     max_connections: key(integer(1, 65_535), 1_000, "MQTT connections at once, over TCP, and as many over WebSocket"),
+    rules: key(
+      v.array(v.pipe(string, v.regex(rulePattern, "must be read, write or readwrite, and a topic pattern"))),
+      [] as string[],
+      'what devices with a token may use besides the gateway\'s topics: "readwrite tele/%u/#"; %u is the username, %c the client id',
+    ),
+    max_subscriptions: key(integer(1, 10_000), 50, "subscriptions of one client"),
+    max_sessions: key(integer(1, 1_000_000), 1_000, "sessions that outlive their connection"),
+    session_expiry_days: key(integer(1, 3_650), 7, "days after which the session of a client that stays away is over"),
+    max_queued_messages: key(integer(1, 60_000), 1_000, "messages that wait for one session; more are dropped"),
+    max_queued_bytes: key(
+      integer(65_536, 1_024 * megabyte),
+      64 * megabyte,
+      "bytes that wait for all sessions together",
+    ),
+    max_retained_messages: key(integer(0, 1_000_000), 10_000, "retained messages"),
+    max_retained_bytes: key(integer(0, 1_024 * megabyte), 16 * megabyte, "bytes of retained messages"),
     resend_window: key(
       integer(256, 1_000_000),
       10_000,
@@ -245,6 +264,8 @@ type Settings = { -readonly [S in keyof Sections]: { -readonly [K in keyof Secti
 export interface Config extends Settings {
   http: { host: string | undefined; port: number };
   broker: { host: string | undefined; port: number; credentials: { username: string; password: string } | undefined };
+  /** What devices that have a token may use besides the gateway's own topics. */
+  aclRules: AclRule[];
   /** What is for sale, prices in millionths. */
   catalog: Product[];
   /** What its reader should know, though nothing is wrong. */
@@ -363,9 +384,15 @@ function resolve(settings: Settings, mistakes: string[]): Config {
       port: mqtt.port ?? broker.port,
       credentials: mqtt.username === "" ? undefined : { username: mqtt.username, password: mqtt.password },
     },
+    aclRules: mqtt.rules.map(toRule),
     catalog: settings.products.catalog.map(toProduct),
     notices,
   };
+}
+
+function toRule(text: string): AclRule {
+  const [, access, pattern = ""] = rulePattern.exec(text) ?? [];
+  return { access: access as AclRule["access"], pattern };
 }
 
 const toProduct = ({ price: amount, access, description, ...rest }: v.InferOutput<typeof product>): Product => ({

@@ -151,20 +151,26 @@ function noteSeen(ctx: Ctx, { pk, lastSeenAt }: Pick<Device, "pk" | "lastSeenAt"
 /**
  * A device's answer to a check: `lost` and `pending` are taken as said. `error` reports a fault, which any other answer
  * ends. A disabled device stays disabled.
- * @returns false where there is no such device.
+ * `mayAnswer`: whether whoever answers may speak for the device.
  */
-export function recordCheckResponse(ctx: Ctx, id: string, status: "ok" | "lost" | "pending" | "error"): boolean {
+export function recordCheckResponse(
+  ctx: Ctx,
+  id: string,
+  status: "ok" | "lost" | "pending" | "error",
+  mayAnswer: (device: Device) => boolean = () => true,
+): "recorded" | "unknown" | "forbidden" {
   const device = findDevice(ctx, id);
-  if (device === undefined) return false;
+  if (device === undefined) return "unknown";
+  if (!mayAnswer(device)) return "forbidden";
   noteSeen(ctx, device);
   const isFaulty = status === "error";
   const statusId =
     device.statusId === deviceStatus.disabled ? deviceStatus.disabled : deviceStatus[isFaulty ? "ok" : status];
-  if (isFaulty === device.isFaulty && statusId === device.statusId) return true;
+  if (isFaulty === device.isFaulty && statusId === device.statusId) return "recorded";
   changeStatus(ctx, device.pk, () => {
     ctx.db.update(devices).set({ isFaulty, statusId, updatedAt: ctx.now() }).where(eq(devices.pk, device.pk)).run();
   });
-  return true;
+  return "recorded";
 }
 
 export type CheckedDevice = Pick<Device, "pk" | "id" | "statusId" | "lastSeenAt">;

@@ -1,8 +1,9 @@
-import { count, eq } from "drizzle-orm";
+import { and, count, eq } from "drizzle-orm";
 import { actors, devices, sensors } from "../store/schema.ts";
 import type { ComponentKind } from "./components.ts";
 import type { Ctx } from "./ctx.ts";
 import { findDevice, noteMessage, type Device } from "./devices.ts";
+import { anyone, maySpeakFor, type Identity } from "./identities.ts";
 import { deriveComponentId } from "./ids.ts";
 import type { Patch } from "./schemas.ts";
 import { deviceStatus } from "./status.ts";
@@ -31,8 +32,8 @@ export interface Announcement {
 export interface AnnounceResult {
   /** Sensors and actors that were left out because they belong to another device. */
   foreign: string[];
-  /** The device is not known and there is no room for another one. */
-  isRefused: boolean;
+  /** Why nothing was done: whoever speaks is not this device, or it is new and there is no room for another one. */
+  refusal?: "forbidden" | "too_many_devices";
 }
 
 /** What a component is until its device says otherwise: 2 is a number, which takes booleans as 0 and 1 too. */
@@ -44,17 +45,20 @@ const tables = { sensor: sensors, actor: actors } as const;
 export function announceDevice(
   ctx: Ctx,
   announcement: Announcement,
-  { maxDevices }: { maxDevices: number },
+  { maxDevices, speaker = anyone }: { maxDevices: number; speaker?: Identity },
 ): AnnounceResult {
   const known = findDevice(ctx, announcement.id);
-  if (known === undefined && countDevices(ctx) >= maxDevices) return { foreign: [], isRefused: true };
+  // A device that has an identity is known, and announces itself alone.
+  const mayAnnounce = known === undefined ? speaker.kind !== "device" : maySpeakFor(speaker, known);
+  if (!mayAnnounce) return { foreign: [], refusal: "forbidden" };
+  if (known === undefined && countDevices(ctx) >= maxDevices) return { foreign: [], refusal: "too_many_devices" };
   const device = known === undefined ? insertDevice(ctx, announcement) : syncDevice(ctx, known, announcement);
   noteMessage(ctx, device);
   const foreign = [
     ...syncComponents(ctx, "sensor", device, announcement.sensors),
     ...syncComponents(ctx, "actor", device, announcement.actors),
   ];
-  return { foreign, isRefused: false };
+  return { foreign };
 }
 
 const countDevices = (ctx: Ctx): number => ctx.db.select({ n: count() }).from(devices).get()?.n ?? 0;
@@ -115,7 +119,7 @@ function syncComponents(ctx: Ctx, kind: ComponentKind, device: Device, announced
     else if (!present.has(known.pk)) {
       // Named twice in one announcement, it is what was said first: it would change back and forth with each boot.
       present.add(known.pk);
-      const changes = differing(known, { ...fields, active: true });
+      const changes = differing(known, { ...fields, announced: true, active: true });
       if (changes !== undefined)
         ctx.db
           .update(table)
@@ -124,12 +128,12 @@ function syncComponents(ctx: Ctx, kind: ComponentKind, device: Device, announced
           .run();
     }
   }
-  for (const { pk, active } of ctx.db
-    .select({ pk: table.pk, active: table.active })
+  for (const { pk } of ctx.db
+    .select({ pk: table.pk })
     .from(table)
-    .where(eq(table.devicePk, device.pk))
+    .where(and(eq(table.devicePk, device.pk), eq(table.announced, true), eq(table.active, true)))
     .all()) {
-    if (active && !present.has(pk))
+    if (!present.has(pk))
       ctx.db.update(table).set({ active: false, updatedAt: ctx.now() }).where(eq(table.pk, pk)).run();
   }
   return foreign;
@@ -150,6 +154,7 @@ function insertComponent(
       name: name ?? fallbackName,
       type: type ?? defaultType,
       dataTypeId: dataTypeId ?? defaultDataTypeId,
+      announced: true,
       createdAt: now,
       updatedAt: now,
     })

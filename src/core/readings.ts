@@ -3,6 +3,7 @@ import { readings, sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { noteMessage } from "./devices.ts";
 import { DomainError } from "./errors.ts";
+import { maySpeakFor, type Identity } from "./identities.ts";
 import { prepareOnce } from "./prepared.ts";
 import { correctRollups } from "./rollups.ts";
 import { maxAheadMs } from "./time.ts";
@@ -35,6 +36,7 @@ interface SensorRow {
   id: string;
   statusId: number;
   lastSeenAt: number | null;
+  tokenHash: string | null;
   deviceId: string;
 }
 
@@ -42,7 +44,7 @@ const statements = prepareOnce(({ $client }) => ({
   // The `+` keeps the planner from looking at the value: without it SQLite (STAT4) plans the join anew for each
   // sensor, which takes seven times as long as to run it.
   findSensor: $client.prepare<[id: string], SensorRow>(
-    `SELECT s.pk AS sensorPk, d.pk, d.id, d.status_id AS statusId, d.last_seen_at AS lastSeenAt,
+    `SELECT s.pk AS sensorPk, d.pk, d.id, d.status_id AS statusId, d.last_seen_at AS lastSeenAt, d.token_hash AS tokenHash,
        coalesce(d.external_id, d.id) AS deviceId
      FROM sensors s JOIN devices d ON d.pk = s.device_pk WHERE s.id = +?`,
   ),
@@ -75,17 +77,18 @@ export interface Recorded {
 
 /**
  * Stores a reading. A resend, the same sensor, `valueAt` and value again, is one reading and gets the same id.
- * `isOwn`: the device itself sent it, and is thereby seen.
- * @returns `undefined` where no such sensor exists
+ * `isOwn`: the device itself sent it, and is thereby seen. `speaker`: who says so, where that is in question.
+ * @returns "unknown" where no such sensor exists, "forbidden" where it is not the speaker's to speak for
  */
 export function recordReading(
   ctx: Ctx,
   { sensorId, value, valueAt }: ReadingInput,
-  { isOwn }: { isOwn: boolean },
-): Recorded | undefined {
+  { isOwn, speaker }: { isOwn: boolean; speaker?: Identity },
+): Recorded | "unknown" | "forbidden" {
   const { findSensor, findSame, insert } = statements(ctx.db);
   const sensor = findSensor.get(sensorId);
-  if (sensor === undefined) return undefined;
+  if (sensor === undefined) return "unknown";
+  if (speaker !== undefined && !maySpeakFor(speaker, sensor)) return "forbidden";
   const { sensorPk } = sensor;
   if (isOwn) noteMessage(ctx, sensor);
   if (valueAt !== undefined) {
@@ -102,7 +105,7 @@ export function recordReading(
 export function createReading(ctx: Ctx, input: ReadingInput): Recorded {
   if (input.valueAt !== undefined) requireTime(ctx, input.valueAt);
   const recorded = recordReading(ctx, input, { isOwn: false });
-  if (recorded === undefined) throw new DomainError("invalid", "sensor not found");
+  if (typeof recorded === "string") throw new DomainError("invalid", "sensor not found");
   return recorded;
 }
 

@@ -34,6 +34,7 @@ import { healthRoutes } from "./v1/health.ts";
 import { liveRoutes } from "./v1/live.ts";
 import { productRoutes } from "./v1/products.ts";
 import { v1Dialect } from "./v1/shapes.ts";
+import { tokenRoutes } from "./v1/tokens.ts";
 import { webhookRoutes } from "./v1/webhooks.ts";
 
 /** What the routes of both dialects call. */
@@ -83,6 +84,7 @@ export const createRoutes = (deps: RouteDeps): { dialect: Dialect; routes: Route
     routes: [
       ...authRoutes(deps),
       ...v1DeviceRoutes(deps),
+      ...tokenRoutes(),
       ...dataRoutes(),
       ...productRoutes(deps),
       ...healthRoutes(deps),

@@ -1,31 +1,38 @@
-import { createHash, timingSafeEqual } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import { createServer, type AddressInfo, type Socket } from "node:net";
 import type { Duplex } from "node:stream";
-import { Aedes, type AuthenticateError, type Client, type PublishPacket } from "aedes";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Aedes, type AedesPublishPacket, type AuthenticateError, type Client, type PublishPacket } from "aedes";
 import { WebSocketServer, createWebSocketStream } from "ws";
 import type { Command, PublishCommand } from "../core/commands.ts";
 import { StartError } from "../core/errors.ts";
-import { isPeerAllowed, resolvePeer, type PeerRule } from "../core/peers.ts";
+import { anyone, ownerOf } from "../core/identities.ts";
+import { resolvePeer } from "../core/peers.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
+import type { Acl, Speaker } from "./acl.ts";
 import { admitSocket, admitStream } from "./gate.ts";
 import type { Ingest } from "./ingest.ts";
-import { createPersistence } from "./persistence.ts";
+import type { LogIn, Refusal } from "./login.ts";
+import type { Persistence } from "./persistence.ts";
+import type { TargetOf } from "./targets.ts";
 
 export interface BrokerOptions {
   ingest: Ingest;
+  logIn: LogIn;
+  acl: Acl;
+  persistence: Persistence;
+  targetOf: TargetOf;
   log: Log;
   counters: Counters;
   host: string | undefined;
   port: number;
   topic: string;
-  /** Required of every client where they are set. */
-  credentials: { username: string; password: string } | undefined;
-  anonymous: PeerRule;
   trustedProxies: readonly string[];
   maxConnections: number;
   maxPacketBytes: number;
+  /** Subscriptions of one client. */
+  maxSubscriptions: number;
 }
 
 export interface Broker {
@@ -51,6 +58,8 @@ interface Turn {
 }
 
 const connectTimeoutMs = 10_000;
+/** Sessions whose clients stay away are looked for so often. */
+const expiryIntervalMs = 10 * 60 * 1_000;
 /** A subscriber that does not read is cut off after this; until then it holds up those who publish to it. */
 const drainTimeoutMs = 5_000;
 /** Deliveries under way at once. */
@@ -59,13 +68,26 @@ const deliveryConcurrency = 1_000;
 const connectQueueLimit = 1_000;
 
 /** CONNACK return codes of MQTT 3.1.1, table 3.1. */
-const returnCode = { identifierRejected: 2, badCredentials: 4, notAuthorized: 5 } as const;
+const returnCode = { identifierRejected: 2, unavailable: 3, badCredentials: 4, notAuthorized: 5 } as const;
+
+const refusalCodes: Record<Refusal, number> = {
+  "bad username or password": returnCode.badCredentials,
+  "not authorized": returnCode.notAuthorized,
+  "too many attempts": returnCode.notAuthorized,
+};
 
 /** Starts the broker and its TCP listener. @throws {StartError} where the port is taken or not allowed. */
 export async function startBroker(options: BrokerOptions): Promise<Broker> {
-  const { ingest, log, counters, host, port, topic } = options;
+  const { ingest, acl, persistence, log, counters, host, port, topic } = options;
+  /** Who each connected client is. */
+  const known = new WeakMap<Client, Speaker>();
+  const nobody: Speaker = { identity: anyone, clientId: "", username: "" };
+  const speakerOf = (client: Client): Speaker => known.get(client) ?? nobody;
+  /** Messages that are acknowledged and go nowhere, by their payload, which Aedes hands on as it is. */
+  const withheld = new WeakSet<object>();
+
   const aedes = await Aedes.createBroker({
-    persistence: createPersistence(),
+    persistence,
     concurrency: deliveryConcurrency,
     connectTimeout: connectTimeoutMs,
     drainTimeout: drainTimeoutMs,
@@ -78,17 +100,91 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       else done(null, true);
     }),
     authenticate: guard((client, username, password, done) => {
-      const error = authenticate(client, username, password, options);
-      if (error === undefined) return done(null, true);
-      counters.increment("mqtt.connections_refused");
-      log.sampled("mqtt.connections_refused", "connection refused", { reason: error.message, peer: addressOf(client) });
-      done(error, null);
+      const settle = (error: AuthenticateError | undefined): void => {
+        if (error === undefined) return done(null, true);
+        counters.increment("mqtt.connections_refused");
+        log.sampled("mqtt.connections_refused", "connection refused", {
+          reason: error.message,
+          peer: addressOf(client),
+        });
+        done(error, null);
+      };
+      void identify(client, username, password?.toString()).then(settle);
     }),
     authorizePublish: guard((client, packet, done) => authorizePublish(client, packet, done)),
-    authorizeSubscribe: guard((_client, subscription, done) => {
-      // Client ids and everybody's subscriptions are told there.
-      done(null, subscription.topic.startsWith("$") ? null : subscription);
+    authorizeSubscribe: guard((client, subscription, done) => {
+      const isFull = Object.keys(subscriptionsOf(client)).length >= options.maxSubscriptions;
+      const isAllowed = !isFull && acl.canSubscribe(speakerOf(client), subscription.topic);
+      if (!isAllowed) counters.increment("mqtt.subscriptions_refused");
+      done(null, isAllowed ? subscription : null);
     }),
+    // The second line: what is not for this client does not reach it, whatever it has subscribed to.
+    authorizeForward: (client, packet) => {
+      try {
+        return mayReceive(client, packet) ? packet : null;
+      } catch (error) {
+        counters.increment("mqtt.hook_errors");
+        log.error("a broker hook failed", { error });
+        return null;
+      }
+    },
+  });
+
+  /** Finds out who a client is; never rejects, and answers in time: Aedes waits for ever. @returns why it may not connect */
+  async function identify(
+    client: Client,
+    username: string | undefined,
+    password: string | undefined,
+  ): Promise<AuthenticateError | undefined> {
+    const late = new AbortController();
+    const timeout = sleep(connectTimeoutMs, "too late" as const, { signal: late.signal }).catch(
+      () => "too late" as const,
+    );
+    try {
+      const identity = await Promise.race([options.logIn(peerOf(client), username, password), timeout]);
+      if (identity === "too late") return refusal("the login took too long", returnCode.unavailable);
+      if (typeof identity === "string") return refusal(identity, refusalCodes[identity]);
+      const speaker = { identity, clientId: client.id, username: username ?? "" };
+      const objection = admit(client, speaker);
+      if (objection !== undefined) return refusal(objection, returnCode.identifierRejected);
+      known.set(client, speaker);
+      return undefined;
+    } catch (error) {
+      log.error("a login failed", { error });
+      return refusal("the login failed", returnCode.unavailable);
+    } finally {
+      late.abort();
+    }
+  }
+
+  /** Whether a client id is free for this identity, and a session to be had. @returns what speaks against it */
+  function admit(client: Client, { identity }: Speaker): string | undefined {
+    const owner = ownerOf(identity);
+    const holder = findClient(aedes, client.id);
+    const holderOwner = holder === undefined ? undefined : ownerOf(speakerOf(holder).identity);
+    const sessionOwner = persistence.ownerOf(client.id);
+    if (
+      (holderOwner !== undefined && holderOwner !== owner) ||
+      (sessionOwner !== undefined && sessionOwner !== owner)
+    ) {
+      return "the client id belongs to somebody else";
+    }
+    if (!client.clean && !persistence.keepSession(client.id, owner)) return "no room for another session";
+    return undefined;
+  }
+
+  function mayReceive(client: Client, packet: AedesPublishPacket): boolean {
+    const payload = packet.payload as Buffer;
+    if (withheld.has(payload)) return false;
+    const { identity } = speakerOf(client);
+    if (identity.kind !== "device" || packet.topic !== topic) return true;
+    // On the topic that everybody shares, a device hears what is meant for it.
+    return options.targetOf(payload) === identity.id;
+  }
+
+  persistence.filterSubscriptions((client, filter) => {
+    const connected = findClient(aedes, client.id);
+    return connected !== undefined && acl.canSubscribe(speakerOf(connected), filter);
   });
 
   /** A hook that throws would end the process: what it throws becomes the answer. */
@@ -112,16 +208,23 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   const speakers = new Map<string, string>();
 
   function authorizePublish(client: Client | null, packet: PublishPacket, done: (error?: Error | null) => void): void {
-    if (packet.topic.startsWith("$")) return done(new Error("topics that begin with $ are the broker's own"));
     // A will, sent for a client that is gone. It says that the device left; what else it says is not stored.
-    if (client === null || client.closed) return done(null);
-    const taken = ingest(client.id, {
-      topic: packet.topic,
-      payload: packet.payload as Buffer,
-      qos: packet.qos,
-      dup: packet.dup,
-      messageId: packet.qos > 0 ? packet.messageId : undefined,
-    });
+    const isWill = client === null || client.closed;
+    const speaker = client === null ? nobody : speakerOf(client);
+    if (packet.topic.startsWith("$")) return done(new Error("topics that begin with $ are the broker's own"));
+    const isAllowed = acl.canPublish(speaker, packet.topic);
+    if (!isAllowed) {
+      // Acknowledged and counted: to close the connection would make the device send it for ever.
+      counters.increment("mqtt.rejected.forbidden");
+      log.sampled("mqtt.rejected.forbidden", "message rejected", {
+        reason: "forbidden",
+        topic: packet.topic,
+        client: speaker.clientId,
+      });
+      withhold(packet);
+    }
+    if (isWill) return done(null);
+    const taken = isAllowed ? take(speaker, packet) : undefined;
     let turns = held.get(client);
     if (taken === undefined && (turns === undefined || turns.length === 0)) return done(null);
     if (turns === undefined) held.set(client, (turns = []));
@@ -140,6 +243,28 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     taken?.then((deviceId) => settle(null, deviceId), settle);
   }
 
+  /** What must be durable before the acknowledgement: what it says to the gateway, and what it owes to others. */
+  function take(speaker: Speaker, packet: PublishPacket): Promise<string | undefined> | undefined {
+    const ingested = ingest(speaker, {
+      topic: packet.topic,
+      payload: packet.payload as Buffer,
+      qos: packet.qos,
+      dup: packet.dup,
+      messageId: packet.qos > 0 ? packet.messageId : undefined,
+    });
+    const owed = persistence.accept(packet);
+    if (owed === undefined) return ingested;
+    if (ingested === undefined) return owed.then(() => undefined);
+    return Promise.all([ingested, owed]).then(([deviceId]) => deviceId);
+  }
+
+  function withhold(packet: PublishPacket): void {
+    const payload = Buffer.from(packet.payload as Buffer);
+    packet.payload = payload;
+    packet.retain = false;
+    withheld.add(payload);
+  }
+
   aedes.on("clientError", (client, error) => {
     counters.increment("mqtt.client_errors");
     log.debug("client error", { client: client.id, error });
@@ -152,6 +277,21 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   (aedes as unknown as NodeJS.EventEmitter).on("error", (error: Error) => {
     counters.increment("mqtt.broker_errors");
     log.error("broker error", { error });
+  });
+
+  const peerOf = (client: Client) =>
+    resolvePeer(
+      addressOf(client),
+      client.req?.headers["x-forwarded-for"] ?? client.req?.headers.forwarded,
+      options.trustedProxies,
+    );
+
+  const expiry = setInterval(
+    () => persistence.expire((clientId) => findClient(aedes, clientId) !== undefined),
+    expiryIntervalMs,
+  );
+  aedes.on("clientDisconnect", (client) => {
+    if (!client.clean) persistence.keepSession(client.id, ownerOf(speakerOf(client).identity));
   });
 
   const server = createServer((socket) => void aedes.handle(admitSocket(socket)));
@@ -175,7 +315,12 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
 
   return {
     port: (server.address() as AddressInfo).port,
-    publish: (command) => publish(aedes, topic, command),
+    async publish(command) {
+      await publish(aedes, topic, command);
+      // What sleeping devices will find in their queues is durable when the caller hears of it.
+      if (qosOf(command) > 0) await persistence.settled();
+      return topic;
+    },
     isConnected(deviceId) {
       const clientId = speakers.get(deviceId);
       return clientId !== undefined && findClient(aedes, clientId)?.connected === true;
@@ -193,6 +338,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     },
     stopAccepting: () => void server.close(),
     close: async () => {
+      clearInterval(expiry);
       server.close();
       await new Promise<void>((resolve) => aedes.close(resolve));
       for (const webSocket of webSockets.clients) webSocket.terminate();
@@ -208,7 +354,11 @@ const findClient = (aedes: Aedes, clientId: string): Client | undefined =>
 const qosOf = (command: Command): 0 | 1 =>
   command.type === "sensor_trigger" || command.type === "actor_command" ? 1 : 0;
 
-const publish = (aedes: Aedes, topic: string, command: Command): Promise<string> =>
+/** Not in its types either. */
+const subscriptionsOf = (client: Client): Record<string, unknown> =>
+  (client as unknown as { subscriptions: Record<string, unknown> }).subscriptions;
+
+const publish = (aedes: Aedes, topic: string, command: Command): Promise<void> =>
   new Promise((resolve, reject) => {
     aedes.publish(
       {
@@ -219,28 +369,9 @@ const publish = (aedes: Aedes, topic: string, command: Command): Promise<string>
         retain: false,
         dup: false,
       },
-      (error) => (error ? reject(error) : resolve(topic)),
+      (error) => (error ? reject(error) : resolve()),
     );
   });
-
-function authenticate(
-  client: Client,
-  username: string | undefined,
-  password: Buffer | undefined,
-  { credentials, anonymous, trustedProxies }: BrokerOptions,
-): AuthenticateError | undefined {
-  if (credentials !== undefined) {
-    const isRight = isSame(username ?? "", credentials.username) && isSame(password ?? "", credentials.password);
-    return isRight ? undefined : refusal("bad username or password", returnCode.badCredentials);
-  }
-  const forwarded = client.req?.headers["x-forwarded-for"] ?? client.req?.headers.forwarded;
-  const peer = resolvePeer(addressOf(client), forwarded, trustedProxies);
-  return isPeerAllowed(anonymous, peer) ? undefined : refusal("not authorized", returnCode.notAuthorized);
-}
-
-const digest = (value: string | Buffer): Buffer => createHash("sha256").update(value).digest();
-
-const isSame = (given: string | Buffer, expected: string): boolean => timingSafeEqual(digest(given), digest(expected));
 
 const refusal = (message: string, code: number): AuthenticateError =>
   Object.assign(new Error(message), { returnCode: code });

@@ -1,11 +1,13 @@
 import type { Ctx, Domain } from "../core/ctx.ts";
 import { recordCheckResponse } from "../core/devices.ts";
 import { announceDevice } from "../core/discovery.ts";
+import { maySpeakFor } from "../core/identities.ts";
 import { recordReading, type Recorded } from "../core/readings.ts";
 import { createResendGuard, fingerprintMessage } from "../core/resends.ts";
 import { maxAheadMs } from "../core/time.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
+import type { Speaker } from "./acl.ts";
 import { parseAnnouncement, parseMessage, type Message, type RejectReason } from "./messages.ts";
 
 /** What of a PUBLISH packet the ingest needs. */
@@ -33,7 +35,7 @@ export interface IngestOptions {
  * settles when the message is durable, with the UUID of the device that has spoken if it is known, and rejects only where
  * the store did not take it: a bad message is counted and acknowledged, or its device would send it for ever.
  */
-export type Ingest = (clientId: string, packet: InboundPublish) => Promise<string | undefined> | undefined;
+export type Ingest = (speaker: Speaker, packet: InboundPublish) => Promise<string | undefined> | undefined;
 
 const device = { kind: "device" } as const;
 
@@ -57,15 +59,16 @@ export function createIngest({
 
   function takeReading(
     { sensorId, value, valueAt: givenAt }: Extract<Message, { kind: "reading" }>,
-    clientId: string,
+    { identity, clientId }: Speaker,
     packet: InboundPublish,
   ): Promise<string | undefined> {
     const isAhead = givenAt !== undefined && givenAt > now() + maxAheadMs;
     if (isAhead) counters.increment("mqtt.clock_ahead");
     const valueAt = isAhead ? undefined : givenAt;
-    const record = (ctx: Ctx) => recordReading(ctx, { sensorId, value, valueAt }, { isOwn: true }) ?? "unknown";
-    const settle = (outcome: Recorded | "unknown" | undefined): string | undefined => {
+    const record = (ctx: Ctx) => recordReading(ctx, { sensorId, value, valueAt }, { isOwn: true, speaker: identity });
+    const settle = (outcome: Recorded | "unknown" | "forbidden" | undefined): string | undefined => {
       if (outcome === "unknown") reject("unknown_sensor", clientId, sensorId);
+      else if (outcome === "forbidden") reject("forbidden", clientId, sensorId);
       else counters.increment(outcome === undefined || outcome.isResend ? "mqtt.resends" : "mqtt.readings");
       return typeof outcome === "object" ? outcome.deviceId : undefined;
     };
@@ -76,21 +79,24 @@ export function createIngest({
 
   async function takeResponse(
     { deviceId, status }: Extract<Message, { kind: "check-response" }>,
-    clientId: string,
+    { identity, clientId }: Speaker,
   ): Promise<string | undefined> {
-    const isKnown = await domain.commit(device, (ctx) => recordCheckResponse(ctx, deviceId, status));
-    if (!isKnown) reject("unknown_device", clientId, deviceId);
-    return isKnown ? deviceId : undefined;
+    const outcome = await domain.commit(device, (ctx) =>
+      recordCheckResponse(ctx, deviceId, status, (of) => maySpeakFor(identity, of)),
+    );
+    if (outcome === "recorded") return deviceId;
+    reject(outcome === "unknown" ? "unknown_device" : "forbidden", clientId, deviceId);
+    return undefined;
   }
 
   async function takeAnnouncement(
     { announcement }: Extract<Message, { kind: "announcement" }>,
-    clientId: string,
+    { identity, clientId }: Speaker,
   ): Promise<string | undefined> {
-    const { foreign, isRefused } = await domain.commit(device, (ctx) =>
-      announceDevice(ctx, announcement, { maxDevices }),
+    const { foreign, refusal } = await domain.commit(device, (ctx) =>
+      announceDevice(ctx, announcement, { maxDevices, speaker: identity }),
     );
-    if (isRefused) reject("too_many_devices", clientId, announcement.id);
+    if (refusal !== undefined) reject(refusal, clientId, announcement.id);
     for (const id of foreign) {
       counters.increment("mqtt.foreign_components");
       log.sampled("mqtt.foreign_components", "a device announced what belongs to another one", {
@@ -98,20 +104,20 @@ export function createIngest({
         component: id,
       });
     }
-    return isRefused ? undefined : announcement.id;
+    return refusal === undefined ? announcement.id : undefined;
   }
 
-  return function ingest(clientId, packet) {
+  return function ingest(speaker, packet) {
     if (packet.topic !== topic && packet.topic !== discoveryTopic) return undefined;
     if (packet.payload.byteLength > maxPayloadBytes) {
-      reject("too_large", clientId);
+      reject("too_large", speaker.clientId);
       return undefined;
     }
     const message = packet.topic === topic ? parseMessage(packet.payload) : parseAnnouncement(packet.payload);
-    if (message.kind === "rejected") reject(message.reason, clientId, message.detail);
-    if (message.kind === "reading") return takeReading(message, clientId, packet);
-    if (message.kind === "check-response") return takeResponse(message, clientId);
-    if (message.kind === "announcement") return takeAnnouncement(message, clientId);
+    if (message.kind === "rejected") reject(message.reason, speaker.clientId, message.detail);
+    if (message.kind === "reading") return takeReading(message, speaker, packet);
+    if (message.kind === "check-response") return takeResponse(message, speaker);
+    if (message.kind === "announcement") return takeAnnouncement(message, speaker);
     return undefined;
   };
 }

@@ -23,7 +23,8 @@ export type RejectReason =
   | "unknown_sensor"
   | "unknown_device"
   | "too_large"
-  | "too_many_devices";
+  | "too_many_devices"
+  | "forbidden";
 
 const rejected = (reason: RejectReason, detail?: string): Message => ({ kind: "rejected", reason, detail });
 

@@ -55,6 +55,8 @@ const componentColumns = () => ({
   name: text().notNull(),
   type: text().notNull(),
   dataTypeId: integer("data_type_id").notNull(),
+  /** The device has announced it. What only users know of, no announcement takes away. */
+  announced: integer({ mode: "boolean" }).notNull().default(false),
   /** False once the device announces itself without it. */
   active: integer({ mode: "boolean" }).notNull().default(true),
   editedFields: text("edited_fields", { mode: "json" }).$type<string[]>().notNull().default([]),

@@ -160,7 +160,7 @@ describe("POST /login", () => {
   test.each([
     ["broken JSON", '{"username":', "invalid JSON"],
     ["an empty body", "", "invalid JSON"],
-    ["an array", "[]", "username is required"],
+    ["an array", "[]", "the body must be a JSON object"],
     ["a bare string", '"Kofi"', "the body must be a JSON object"],
     ["null", "null", "the body must be a JSON object"],
     ["no password", '{"username":"Kofi"}', "password is required"],

@@ -192,20 +192,20 @@ describe("answers to a check", () => {
   ] as const)("%s is taken as said", async (status, statusId) => {
     const device = await t.commit((ctx) => addDevice(ctx, { statusId: status === "ok" ? lost : ok }));
     const changed = collectChanges();
-    expect(await respond(device.id, status)).toBe(true);
-    expect(await respond(device.id, status)).toBe(true);
+    expect(await respond(device.id, status)).toBe("recorded");
+    expect(await respond(device.id, status)).toBe("recorded");
     expect(get(device)).toMatchObject({ statusId, lastSeenAt: start });
     expect(changed).toEqual([device.id]);
   });
 
   test("a disabled device stays disabled, and is seen", async () => {
     const device = await t.commit((ctx) => addDevice(ctx, { statusId: disabled }));
-    expect(await respond(device.id, "ok")).toBe(true);
+    expect(await respond(device.id, "ok")).toBe("recorded");
     expect(get(device)).toMatchObject({ statusId: disabled, lastSeenAt: start });
   });
 
   test("an unknown device is told apart", async () => {
-    expect(await respond(unknown, "ok")).toBe(false);
+    expect(await respond(unknown, "ok")).toBe("unknown");
   });
 });
 

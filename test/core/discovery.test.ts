@@ -41,7 +41,7 @@ describe("a device that is new", () => {
       sensors: [{ name: "Temperature", type: "temperature", dataTypeId: 1 }, { name: "Wind" }],
       actors: [{ name: "Heater", type: "relay", dataTypeId: 1 }],
     });
-    expect(result).toEqual({ foreign: [], isRefused: false });
+    expect(result).toEqual({ foreign: [] });
     expect(device()).toMatchObject({
       id: "3814fb88-565c-5dc8-9b91-60d4002b6edc",
       mac: "aabbccddeeff",
@@ -81,12 +81,14 @@ describe("a device that is new", () => {
   });
 
   test("is refused where there is no room for another one; those that are known are not", async () => {
-    expect(await announce(base, { maxDevices: 0 })).toEqual({ foreign: [], isRefused: true });
+    expect(await announce(base, { maxDevices: 0 })).toEqual({ foreign: [], refusal: "too_many_devices" });
     expect(state()).toEqual({ devices: [], sensors: [], actors: [] });
     await announce(base, { maxDevices: 1 });
-    expect((await announce({ ...base, name: "Weather" }, { maxDevices: 1 })).isRefused).toBe(false);
+    expect((await announce({ ...base, name: "Weather" }, { maxDevices: 1 })).refusal).toBeUndefined();
     expect(device()?.name).toBe("Weather");
-    expect((await announce({ ...base, id: deriveDeviceId("000000000001") }, { maxDevices: 1 })).isRefused).toBe(true);
+    expect((await announce({ ...base, id: deriveDeviceId("000000000001") }, { maxDevices: 1 })).refusal).toBe(
+      "too_many_devices",
+    );
   });
 });
 
@@ -180,7 +182,7 @@ describe("a device that is known", () => {
     const theirs = await t.commit((ctx) => addComponent(ctx, kind, owner.id));
     const claim = [{ id: theirs.id, name: "Mine now" }, { name: "Own" }];
     const result = await announce({ ...base, sensors: [], actors: [], [`${kind}s`]: claim });
-    expect(result).toEqual({ foreign: [theirs.id], isRefused: false });
+    expect(result).toEqual({ foreign: [theirs.id] });
     const all = t.read((ctx) => listComponents(ctx, kind));
     expect(all.find(({ id }) => id === theirs.id)).toEqual(theirs);
     expect(all.filter((component) => component.deviceId === deviceId)).toMatchObject([{ name: "Own" }]);

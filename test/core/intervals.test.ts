@@ -1,3 +1,4 @@
+/// <reference lib="esnext.temporal" />
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { createBuckets, intervals, openZone, utc, type Interval, type Zone } from "../../src/core/intervals.ts";

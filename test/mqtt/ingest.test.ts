@@ -2,7 +2,9 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { Ctx } from "../../src/core/ctx.ts";
 import { listComponents } from "../../src/core/components.ts";
 import { getDevice, listDevices } from "../../src/core/devices.ts";
+import { anyone } from "../../src/core/identities.ts";
 import { listReadings } from "../../src/core/readings.ts";
+import type { Speaker } from "../../src/mqtt/acl.ts";
 import { createIngest, type InboundPublish, type Ingest } from "../../src/mqtt/ingest.ts";
 import { addComponent, addDevice, openTestStore, start, type TestStore } from "../support/store.ts";
 
@@ -28,6 +30,9 @@ const open = (): Ingest =>
     resendWindow: 256,
   });
 
+const speaker = (clientId: string): Speaker => ({ identity: anyone, clientId, username: "" });
+const client = speaker("client");
+const other = speaker("other");
 const unknown = "550e8400-e29b-41d4-a716-446655440000";
 const packet = (body: unknown, more: Partial<InboundPublish> = {}): InboundPublish => ({
   topic: "lambdaiot",
@@ -44,7 +49,7 @@ const counts = () =>
 
 describe("a reading", () => {
   test("is stored when its promise settles", async () => {
-    const taken = ingest("client", packet(reading("21.5")));
+    const taken = ingest(client, packet(reading("21.5")));
     expect(list()).toEqual([]);
     await taken;
     expect(list()).toMatchObject([{ sensorId: sensor_id, value: 21.5, valueAt: start }]);
@@ -56,7 +61,7 @@ describe("a reading", () => {
     ["without a time, QoS 0", {}, undefined],
     ["with its time", { value_at: "2026-01-14T09:00:00Z" }, 1],
   ])("of an unknown sensor, %s, is acknowledged, counted and logged", async (_, more, messageId) => {
-    await ingest("client", packet(reading(1, { ...more, sensor_id: unknown }), { messageId }));
+    await ingest(client, packet(reading(1, { ...more, sensor_id: unknown }), { messageId }));
     expect(counts()).toEqual({ "mqtt.rejected.unknown_sensor": 1 });
     expect(t.logged()).toContain(`reason=unknown_sensor detail=${unknown} client=client`);
     expect(list()).toEqual([]);
@@ -64,36 +69,36 @@ describe("a reading", () => {
 
   test("that comes again is one reading: by its time, or by the DUP flag", async () => {
     const timed = reading(1, { value_at: "2026-01-14T09:00:00Z" });
-    await ingest("client", packet(timed));
-    await ingest("client", packet(timed, { messageId: 2 }));
-    await ingest("other", packet(timed, { dup: true, messageId: 3 }));
-    await ingest("client", packet(reading(2), { messageId: 4 }));
-    await ingest("client", packet(reading(2), { messageId: 4, dup: true }));
+    await ingest(client, packet(timed));
+    await ingest(client, packet(timed, { messageId: 2 }));
+    await ingest(other, packet(timed, { dup: true, messageId: 3 }));
+    await ingest(client, packet(reading(2), { messageId: 4 }));
+    await ingest(client, packet(reading(2), { messageId: 4, dup: true }));
     expect(list().map(({ value }) => value)).toEqual([2, 1]);
     expect(counts()).toEqual({ "mqtt.readings": 2, "mqtt.resends": 3 });
   });
 
   test("that comes again after a restart is one reading", async () => {
-    await ingest("client", packet(reading(2), { messageId: 4 }));
+    await ingest(client, packet(reading(2), { messageId: 4 }));
     await t.reopen();
     ingest = open();
-    await ingest("client", packet(reading(2), { messageId: 4, dup: true }));
+    await ingest(client, packet(reading(2), { messageId: 4, dup: true }));
     expect(list()).toHaveLength(1);
   });
 
   test("without a time and without the DUP flag is another one each time", async () => {
     await Promise.all([
-      ingest("client", packet(reading(2))),
-      ingest("client", packet(reading(2))),
-      ingest("client", packet(reading(2), { messageId: undefined, qos: 0 })),
-      ingest("other", packet(reading(2), { dup: true })),
+      ingest(client, packet(reading(2))),
+      ingest(client, packet(reading(2))),
+      ingest(client, packet(reading(2), { messageId: undefined, qos: 0 })),
+      ingest(other, packet(reading(2), { dup: true })),
     ]);
     expect(list()).toHaveLength(4);
   });
 
   test("from a clock more than a day ahead gets the gateway's time, and is counted", async () => {
-    await ingest("client", packet(reading(1, { value_at: "2026-01-15T10:00:00Z" })));
-    await ingest("client", packet(reading(2, { value_at: "2026-01-15T10:00:00.001Z" }), { messageId: 2 }));
+    await ingest(client, packet(reading(1, { value_at: "2026-01-15T10:00:00Z" })));
+    await ingest(client, packet(reading(2, { value_at: "2026-01-15T10:00:00.001Z" }), { messageId: 2 }));
     expect(list()).toMatchObject([
       { value: 1, valueAt: start + 86_400_000 },
       { value: 2, valueAt: start },
@@ -103,14 +108,14 @@ describe("a reading", () => {
 
   test("that the store does not take is not acknowledged", async () => {
     await t.store.writer.close();
-    await expect(ingest("client", packet(reading(1)))).rejects.toMatchObject({ code: "unavailable" });
+    await expect(ingest(client, packet(reading(1)))).rejects.toMatchObject({ code: "unavailable" });
     expect(counts()).toEqual({});
   });
 
   test("is a sign of its device's life", async () => {
     const lost = await t.commit((ctx) => addDevice(ctx, { statusId: 3 }));
     const { id } = await t.commit((ctx) => addComponent(ctx, "sensor", lost.id));
-    await ingest("client", packet(reading(1, { sensor_id: id })));
+    await ingest(client, packet(reading(1, { sensor_id: id })));
     expect(t.read((ctx) => getDevice(ctx, lost.id))).toMatchObject({ statusId: 1, lastSeenAt: start });
   });
 });
@@ -127,15 +132,15 @@ describe("what is not the gateway's, or is wrong, is not waited for", () => {
     ["too many bytes", packet({ type: "sensor_reading", pad: "x".repeat(1_024) }), { "mqtt.rejected.too_large": 1 }],
     ["a bad announcement", packet({}, { topic: "lambdaiot/discovery" }), { "mqtt.rejected.bad_announcement": 1 }],
   ])("%s", (_, inbound, expected) => {
-    expect(ingest("client", inbound)).toBeUndefined();
+    expect(ingest(client, inbound)).toBeUndefined();
     expect(counts()).toEqual(expected);
   });
 
   test("bytes up to the limit are read", async () => {
     const bare = Buffer.byteLength(JSON.stringify(reading(1, { pad: "" })));
-    await ingest("client", packet(reading(1, { pad: "x".repeat(1_024 - bare) })));
+    await ingest(client, packet(reading(1, { pad: "x".repeat(1_024 - bare) })));
     expect(list()).toHaveLength(1);
-    expect(ingest("client", packet(reading(1, { pad: "x".repeat(1_025 - bare) })))).toBeUndefined();
+    expect(ingest(client, packet(reading(1, { pad: "x".repeat(1_025 - bare) })))).toBeUndefined();
   });
 });
 
@@ -143,18 +148,18 @@ describe("an announcement and an answer", () => {
   const discovery = (body: unknown) => packet(body, { topic: "lambdaiot/discovery" });
 
   test("are stored when their promises settle", async () => {
-    await ingest("client", discovery({ mac_address: "aabbccddeeff", sensors: [{}] }));
+    await ingest(client, discovery({ mac_address: "aabbccddeeff", sensors: [{}] }));
     const device = t.read(listDevices).at(-1);
     expect(device).toMatchObject({ mac: "aabbccddeeff", statusId: 1 });
-    await ingest("client", packet({ type: "device_check_response", device_id: device?.id, status: "pending" }));
+    await ingest(client, packet({ type: "device_check_response", device_id: device?.id, status: "pending" }));
     expect(t.read(listDevices).at(-1)?.statusId).toBe(2);
     expect(counts()).toEqual({});
   });
 
   test("of what is unknown, foreign or too much are counted", async () => {
-    await ingest("client", packet({ type: "device_check_response", device_id: unknown, status: "ok" }));
-    await ingest("client", discovery({ mac_address: "aabbccddeeff", sensors: [{ id: sensor_id }] }));
-    await ingest("client", discovery({ mac_address: "000000000001" }));
+    await ingest(client, packet({ type: "device_check_response", device_id: unknown, status: "ok" }));
+    await ingest(client, discovery({ mac_address: "aabbccddeeff", sensors: [{ id: sensor_id }] }));
+    await ingest(client, discovery({ mac_address: "000000000001" }));
     expect(counts()).toEqual({
       "mqtt.rejected.unknown_device": 1,
       "mqtt.foreign_components": 1,
