@@ -40,6 +40,8 @@ const may = {
     "DELETE /v1/webhooks/{webhookId}",
     "GET /v1/webhooks/{webhookId}/deliveries",
     "POST /v1/webhooks/{webhookId}/test",
+    "POST /v1/devices/{deviceId}/token",
+    "DELETE /v1/devices/{deviceId}/token",
   ],
 };
 type Class = keyof typeof may;
