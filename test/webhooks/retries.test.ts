@@ -376,6 +376,29 @@ describe("a queue that is full", () => {
       Array.from({ length: 10 }, (_, i) => i + 16),
     );
   });
+
+  test.each([
+    [500, { status: "failed", attempts: 0, error: "given up: too many were waiting" }],
+    [204, { status: "delivered", attempts: 1, error: null }],
+  ])("may give up what is being tried, and an answer of %i to it is what it is", async (code, outcome) => {
+    let release: (() => void) | undefined;
+    const receiver = await receiverOf((_request, response) => {
+      release = () => response.writeHead(code).end();
+    });
+    const outbox = outboxOf({ limits: { maxPending: 1 } });
+    const webhook = await outbox.addWebhook(receiver.url);
+    await outbox.tell({ n: 1 });
+    await receiver.count(1);
+    await outbox.tell({ n: 2 });
+    await until(() => outbox.webhook(webhook.id).dropped === 1);
+    receiver.answer = status(204);
+    release?.();
+    await receiver.count(2);
+    expect(outbox.deliveries(webhook)[0]).toMatchObject(outcome);
+    outbox.clock.at += 1_000 * hours;
+    await outbox.looks();
+    expect(receiver.received.map(({ body }) => body.data.n)).toEqual([1, 2]);
+  });
 });
 
 describe("the log of deliveries", () => {
