@@ -1,5 +1,5 @@
 import { asc, eq } from "drizzle-orm";
-import { actors, devices, purges, sensors } from "../store/schema.ts";
+import { actors, alertRules, devices, purges, sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { addEdited, requireDevice } from "./devices.ts";
 import { DomainError } from "./errors.ts";
@@ -88,12 +88,16 @@ export function updateComponent(
   { deviceId, ...fields }: Patch<ComponentInput>,
 ): void {
   const component = getComponent(ctx, kind, id);
-  const move = deviceId === undefined ? {} : { devicePk: requireDevice(ctx, deviceId).pk };
+  const devicePk = deviceId === undefined ? undefined : requireDevice(ctx, deviceId).pk;
   ctx.db
     .update(tables[kind])
-    .set({ ...fields, ...move, editedFields: addEdited(component.editedFields, fields), updatedAt: ctx.now() })
+    .set({ ...fields, devicePk, editedFields: addEdited(component.editedFields, fields), updatedAt: ctx.now() })
     .where(eq(tables[kind].pk, component.pk))
     .run();
+  // Rules that watch a sensor go with it.
+  if (kind === "sensor" && devicePk !== undefined) {
+    ctx.db.update(alertRules).set({ devicePk }).where(eq(alertRules.sensorPk, component.pk)).run();
+  }
 }
 
 /** Removes a sensor or an actor; a sensor's readings are out of reach at once, and their rows go in the background. */
