@@ -58,6 +58,7 @@ function run({ args = [], env = {}, as = [], isBare = false }: RunOptions = {}):
     },
     encoding: "utf8",
     timeout: 20_000,
+    killSignal: "SIGKILL", // what runs on against all expectation ends here, and the test says so
   });
   return { status, stdout, stderr };
 }
