@@ -33,22 +33,22 @@ const trimEvery = 256;
  */
 function createRecentSet(size: number, first: readonly number[]) {
   const ring: number[] = [];
-  /** How many times each is in the ring. */
-  const counts = new Map<number, number>();
+  /** Where in the ring each was put last. */
+  const places = new Map<number, number>();
   let next = 0;
   const add = (member: number): void => {
     const oldest = ring[next];
-    if (oldest !== undefined) {
-      const left = (counts.get(oldest) as number) - 1;
-      if (left > 0) counts.set(oldest, left);
-      else counts.delete(oldest);
-    }
+    if (oldest !== undefined && places.get(oldest) === next) places.delete(oldest);
     ring[next] = member;
-    counts.set(member, (counts.get(member) ?? 0) + 1);
+    places.set(member, next);
     next = (next + 1) % size;
   };
   for (const member of first) add(member);
-  return { add, has: (member: number): boolean => counts.has(member) };
+  return {
+    add,
+    has: (member: number): boolean => places.has(member),
+    remove: (member: number): void => void places.delete(member),
+  };
 }
 
 /** `window`: how many fingerprints are kept. */
@@ -87,6 +87,9 @@ export function createResendGuard(domain: Domain, window: number): ResendGuard {
           },
           (error: unknown) => {
             forget();
+            // The packet identifier was in use for this one, which is lost: an earlier one of the same bytes must not
+            // pass for it when the device tries again.
+            known.remove(fingerprint);
             throw error;
           },
         );

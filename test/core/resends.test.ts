@@ -121,6 +121,15 @@ describe("a commit that failed", () => {
     expect(await createResendGuard(t.domain, 100).commitOnce(1, true, record(1))).toBeUndefined();
   });
 
+  test("is not taken for an earlier message of the same packet number and bytes", async () => {
+    const guard = createResendGuard(t.domain, 100);
+    await guard.commitOnce(1, false, record(1));
+    await expect(guard.commitOnce(1, false, breakCommit)).rejects.toMatchObject({ code: "unavailable" });
+    expect(await guard.commitOnce(1, true, record(1))).toBeTypeOf("number");
+    expect(values()).toEqual([1, 1]);
+    expect(await guard.commitOnce(1, true, record(1))).toBeUndefined();
+  });
+
   test("is not acknowledged to a resend that came meanwhile either", async () => {
     const guard = createResendGuard(t.domain, 100);
     const outcomes = await Promise.allSettled([
