@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, renameSync, rmSync } from "node:fs";
 import type { Database } from "better-sqlite3";
 import { migrations } from "embedded:migrations";
 import { StartError } from "../core/errors.ts";
@@ -53,6 +53,10 @@ export function migrate(sqlite: Database, path: string, log: Log): void {
 
 function backUp(sqlite: Database, backup: string, log: Log): void {
   if (existsSync(backup)) return; // from an earlier try at this same migration
-  sqlite.prepare("VACUUM INTO ?").run(backup);
+  // Under another name until it is whole: one that a power cut broke off must not pass for a copy at the next start.
+  const unfinished = `${backup}.part`;
+  rmSync(unfinished, { force: true });
+  sqlite.prepare("VACUUM INTO ?").run(unfinished);
+  renameSync(unfinished, backup);
   log.info("store copied before the migration", { backup });
 }

@@ -1,0 +1,90 @@
+import { existsSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import Sqlite from "better-sqlite3";
+import { migrations } from "embedded:migrations";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { createCounters } from "../../src/counters.ts";
+import { createLog } from "../../src/log.ts";
+import { openStore } from "../../src/store/open.ts";
+import { makeFolder } from "../support/gateway.ts";
+
+// A store of an earlier schema is brought to the newest with everything in it, and copied first.
+
+let own: ReturnType<typeof makeFolder>;
+let path: string;
+beforeEach(() => {
+  own = makeFolder();
+  path = join(own.folder, "lambdaiot.db");
+});
+afterEach(() => own.remove());
+
+const device = { id: "3814fb88-565c-5dc8-9b91-60d4002b6edc", name: "Room Sensor" };
+const reading = { sensor_pk: 1, value_at: 1_768_384_800_000, value: 21.5 };
+
+/** A store as the version before the migration number `schema` (from 1) left it, with a device and a reading. */
+function makeStoreOf(schema: number): void {
+  const sqlite = new Sqlite(path);
+  for (const { statements } of migrations.slice(0, schema)) for (const statement of statements) sqlite.exec(statement);
+  sqlite.pragma(`application_id = ${0x6c696f74}`);
+  sqlite.pragma(`user_version = ${schema}`);
+  sqlite
+    .prepare(
+      `INSERT INTO devices (id, name, description, location, status_id, created_at, updated_at) VALUES (:id, :name, '', '', 1, 0, 0)`,
+    )
+    .run(device);
+  sqlite
+    .prepare(
+      "INSERT INTO sensors (id, device_pk, name, type, data_type_id, created_at, updated_at) VALUES ('s', 1, 'S', 't', 2, 0, 0)",
+    )
+    .run();
+  sqlite
+    .prepare("INSERT INTO readings (sensor_pk, value_at, value) VALUES (:sensor_pk, :value_at, :value)")
+    .run(reading);
+  sqlite.close();
+}
+
+async function openAndClose(): Promise<void> {
+  const log = createLog({ level: "error", write: () => undefined });
+  await openStore({ path, maxPendingWrites: 100, log, counters: createCounters() }).close();
+}
+
+function look(file: string) {
+  const sqlite = new Sqlite(file, { readonly: true, fileMustExist: true });
+  try {
+    return {
+      schema: sqlite.pragma("user_version", { simple: true }),
+      integrity: sqlite.pragma("integrity_check", { simple: true }),
+      device: sqlite.prepare("SELECT id, name FROM devices").get(),
+      reading: sqlite.prepare("SELECT sensor_pk, value_at, value FROM readings").get(),
+    };
+  } finally {
+    sqlite.close();
+  }
+}
+
+const kept = { integrity: "ok", device, reading };
+
+test.each(migrations.slice(1).map(({ name }, i) => [i + 1, name] as const))(
+  "a store of schema %d, before %s, keeps what it holds, and a copy of itself",
+  async (schema) => {
+    makeStoreOf(schema);
+    await openAndClose();
+    expect(look(path)).toEqual({ ...kept, schema: migrations.length });
+    expect(look(`${path}-schema-${schema}.bak`)).toEqual({ ...kept, schema });
+  },
+);
+
+test("a copy that was broken off does not count as one", async () => {
+  makeStoreOf(1);
+  writeFileSync(`${path}-schema-1.bak.part`, "half of");
+  await openAndClose();
+  expect(look(`${path}-schema-1.bak`)).toEqual({ ...kept, schema: 1 });
+  expect(existsSync(`${path}-schema-1.bak.part`)).toBe(false);
+});
+
+test("a store of the newest schema is opened without a copy", async () => {
+  makeStoreOf(migrations.length);
+  await openAndClose();
+  expect(look(path)).toEqual({ ...kept, schema: migrations.length });
+  expect(existsSync(`${path}-schema-${migrations.length}.bak`)).toBe(false);
+});
