@@ -1,7 +1,7 @@
-import { asc, eq } from "drizzle-orm";
-import { actors, alertRules, devices, purges, sensors } from "../store/schema.ts";
+import { asc, eq, inArray } from "drizzle-orm";
+import { actors, alertRules, alerts, devices, purges, sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
-import { addEdited, requireDevice } from "./devices.ts";
+import { addEdited, changeStatus, requireDevice } from "./devices.ts";
 import { DomainError } from "./errors.ts";
 import { newUuid } from "./ids.ts";
 import type { Patch } from "./schemas.ts";
@@ -94,10 +94,22 @@ export function updateComponent(
     .set({ ...fields, devicePk, editedFields: addEdited(component.editedFields, fields), updatedAt: ctx.now() })
     .where(eq(tables[kind].pk, component.pk))
     .run();
-  // Rules that watch a sensor go with it.
   if (kind === "sensor" && devicePk !== undefined) {
-    ctx.db.update(alertRules).set({ devicePk }).where(eq(alertRules.sensorPk, component.pk)).run();
+    const { pk: formerPk } = requireDevice(ctx, component.deviceId);
+    moveAlerts(ctx, component.pk, formerPk, devicePk);
   }
+}
+
+/** Rules that watch a sensor go with it, and what they have found: it is no fault of its former device any more. */
+function moveAlerts(ctx: Ctx, sensorPk: number, formerPk: number, devicePk: number): void {
+  const ofSensor = eq(alertRules.sensorPk, sensorPk);
+  const rules = ctx.db.select({ pk: alertRules.pk }).from(alertRules).where(ofSensor);
+  changeStatus(ctx, formerPk, () =>
+    changeStatus(ctx, devicePk, () => {
+      ctx.db.update(alerts).set({ devicePk }).where(inArray(alerts.rulePk, rules)).run();
+      ctx.db.update(alertRules).set({ devicePk }).where(ofSensor).run();
+    }),
+  );
 }
 
 /** Removes a sensor or an actor; a sensor's readings are out of reach at once, and their rows go in the background. */

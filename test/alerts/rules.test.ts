@@ -10,6 +10,7 @@ import {
   type AlertRule,
   type RuleInput,
 } from "../../src/core/alerts.ts";
+import { updateComponent } from "../../src/core/components.ts";
 import { getDetail, listSummaries } from "../../src/core/device-list.ts";
 import type { EventMap } from "../../src/core/events.ts";
 import { recordReading } from "../../src/core/readings.ts";
@@ -461,6 +462,24 @@ describe("a critical alert", () => {
     expect(changes.map(({ status: word }) => word)).toEqual(["error", "online"]);
     const told = t.read((ctx) => listDeliveries(ctx, webhook.id, { limit: 10, offset: 0 })).deliveries.toReversed();
     expect(told.map(({ event }) => event)).toEqual(["alert.triggered", "alert.resolved", "device.online"]);
+  });
+
+  test("goes with its sensor to another device, and is no fault of the former one any more", async () => {
+    const to = await t.commit((ctx) => addDevice(ctx));
+    await addRule({ condition: "gt", threshold: 30, severity: "critical" });
+    await send(31);
+    const changes = collect(t.bus, "device.status");
+    await t.commit((ctx) => updateComponent(ctx, "sensor", sensor.id, { deviceId: to.id }));
+    expect(listed("error")).toEqual([to.id]);
+    expect(changes.map(({ deviceId, status: word }) => [deviceId, word])).toEqual(
+      expect.arrayContaining([
+        [sensor.deviceId, "online"],
+        [to.id, "error"],
+      ]),
+    );
+    t.clock.at += second;
+    await send(20);
+    expect(listed("error")).toEqual([]);
   });
 
   test("is not over while another one of the device is active", async () => {
