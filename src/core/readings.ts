@@ -125,10 +125,16 @@ export interface ReadingQuery {
   limit: number;
 }
 
+/** Over all sensors, skipping is merging: so many take a tenth of a second, in which nobody else has a turn. */
+const maxMergedOffset = 100_000;
+
 const firstInstant = Number.MIN_SAFE_INTEGER;
 const lastInstant = Number.MAX_SAFE_INTEGER;
 
-/** Readings, newest first; those of one instant in reverse order of arrival. */
+/**
+ * Readings, newest first; those of one instant in reverse order of arrival.
+ * @throws {DomainError} `invalid`: too far back over all sensors
+ */
 export function listReadings(ctx: Ctx, query: ReadingQuery): Reading[] {
   if (query.sensorId === undefined) return mergeSensors(ctx, query);
   const { sensorId } = query;
@@ -167,6 +173,12 @@ interface Run {
  * without a merge, and would cost every reading another 15 bytes and another page to write.
  */
 function mergeSensors(ctx: Ctx, { from = firstInstant, to = lastInstant, offset, limit }: ReadingQuery): Reading[] {
+  if (offset > maxMergedOffset) {
+    throw new DomainError(
+      "invalid",
+      `page is more than ${maxMergedOffset} readings back: give sensor_id, or a time with from and to`,
+    );
+  }
   const { page } = statements(ctx.db);
   const all = ctx.db.select({ sensorId: sensors.id, sensorPk: sensors.pk }).from(sensors).all();
   const chunk = Math.max(8, Math.ceil((2 * (offset + limit)) / Math.max(1, all.length)));

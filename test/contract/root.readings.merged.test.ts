@@ -89,6 +89,15 @@ describe("all sensors' readings", () => {
     expect((await api("GET", "/sensor-readings?page=3")).body).toEqual([]);
   });
 
+  test("go no further back than 100,000 by page alone; one sensor's do", async () => {
+    expect((await api("GET", "/sensor-readings?limit=1000&page=100")).body).toEqual([]);
+    const { status, body } = await api("GET", "/sensor-readings?limit=1000&page=101");
+    expect(status).toBe(400);
+    expect(body).toEqual({ error: expect.stringMatching(/^page is more than 100000 readings back/) });
+    const one = await api("GET", `/sensor-readings?sensor_id=${sensors[0]}&limit=1000&page=101`);
+    expect([one.status, one.body]).toEqual([200, []]);
+  });
+
   test.each([1, 2, 7, 8, 9, 16, 49, 100, 282, 283, 284])(
     "in pages of %d are neither repeated nor left out",
     async (limit) => {

@@ -36,7 +36,8 @@ export const readingRoutes = () => [
     path: "/sensor-readings",
     tag,
     summary: "List sensor readings",
-    description: "Newest first. `from` is inclusive, `to` exclusive.",
+    description:
+      "Newest first. `from` is inclusive, `to` exclusive. Without `sensor_id`, `page` leads back 100,000 readings at most.",
     query: readingQuery,
     status: 200,
     response: v.array(readingSchema),
