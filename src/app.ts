@@ -151,7 +151,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       isHealthy: store.isHealthy,
       isConnected: broker.isConnected,
       probes,
-      shop: { products: config.catalog, secret },
+      shop: { products: config.catalog, secret, maxPurchases: config.products.max_purchases },
       live,
       log,
       counters,

@@ -268,6 +268,11 @@ export interface Config extends Settings {
   aclRules: AclRule[];
   /** What is for sale, prices in millionths. */
   catalog: Product[];
+    max_purchases: key(
+      integer(1, 1_000_000),
+      1_000,
+      "purchases that one user may have; the oldest that is used up makes room",
+    ),
   /** What its reader should know, though nothing is wrong. */
   notices: string[];
 }

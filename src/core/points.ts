@@ -135,12 +135,18 @@ const listNewest = (
 
 /**
  * {@link readData} for whoever bought it: what is returned is counted off in the same transaction, so that two readers at
- * once cannot have more than was bought. A page is cut to what is left.
+ * once cannot have more than was bought. A page is cut to what is left. `isCounted` false: nobody gets to see it.
  */
-export function readBoughtData(ctx: Ctx, purchaseId: string, deviceId: string, query: DataQuery): Data {
+export function readBoughtData(
+  ctx: Ctx,
+  purchaseId: string,
+  deviceId: string,
+  query: DataQuery,
+  { isCounted }: { isCounted: boolean },
+): Data {
   const device = getAnyDevice(ctx, deviceId);
   const left = requireAccess(ctx, purchaseId, device.pk, { isAggregate: query.aggregation !== undefined });
   const data = readData(ctx, deviceId, query, left);
-  spendRecords(ctx, purchaseId, data.points.length);
+  if (isCounted) spendRecords(ctx, purchaseId, data.points.length);
   return data;
 }

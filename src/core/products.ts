@@ -1,5 +1,5 @@
 import { createHmac, randomBytes } from "node:crypto";
-import { and, asc, eq, gt, sql } from "drizzle-orm";
+import { and, asc, count, eq, gt, inArray, lte, or, sql } from "drizzle-orm";
 import { devices, purchases } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { DomainError } from "./errors.ts";
@@ -28,6 +28,8 @@ export type Purchase = typeof purchases.$inferSelect;
 export interface Shop {
   products: readonly Product[];
   secret: Uint8Array;
+  /** Purchases that one user may have; beyond it one that is used up makes room. */
+  maxPurchases: number;
 }
 
 const prefix = "ak_";
@@ -71,7 +73,8 @@ export interface PurchaseInput {
 /**
  * Buys. The key is not kept: it follows from the purchase's id and the gateway's secret, so that the same request again
  * (`idempotencyKey`) gets the same answer.
- * @throws {DomainError} `not_found`; `conflict` where the idempotency key was used for something else
+ * @throws {DomainError} `not_found`; `conflict` where the idempotency key was used for something else, and past
+ * `maxPurchases`
  */
 export function buyProduct(ctx: Ctx, shop: Shop, input: PurchaseInput): { purchase: Purchase; accessKey: string } {
   const { product, device, totalMicros } = quotePrice(ctx, shop, input.productId, input.deviceId, input.quantity);
@@ -82,6 +85,7 @@ export function buyProduct(ctx: Ctx, shop: Shop, input: PurchaseInput): { purcha
     }
     return { purchase: known, accessKey: deriveKey(shop, known.id) };
   }
+  makeRoom(ctx, input.userId, shop);
   const id = `purc_${randomBytes(12).toString("hex")}`;
   const accessKey = deriveKey(shop, id);
   const now = ctx.now();
@@ -105,6 +109,21 @@ export function buyProduct(ctx: Ctx, shop: Shop, input: PurchaseInput): { purcha
     .returning()
     .get();
   return { purchase, accessKey };
+}
+
+/** The oldest purchase that is used up goes where there are too many. @throws {DomainError} `conflict` where none is */
+function makeRoom(ctx: Ctx, userId: string, { maxPurchases }: Shop): void {
+  const owned = ctx.db.select({ n: count() }).from(purchases).where(eq(purchases.userId, userId)).get()?.n ?? 0;
+  if (owned < maxPurchases) return;
+  const usedUp = ctx.db
+    .select({ id: purchases.id })
+    .from(purchases)
+    .where(and(eq(purchases.userId, userId), or(eq(purchases.remaining, 0), lte(purchases.expiresAt, ctx.now()))))
+    .orderBy(asc(purchases.createdAt), asc(purchases.id))
+    .limit(1);
+  const { changes } = ctx.db.delete(purchases).where(inArray(purchases.id, usedUp)).run();
+  if (changes === 0)
+    throw new DomainError("conflict", `no more than ${maxPurchases} purchases; use one up or let it expire first`);
 }
 
 const findRepeated = (ctx: Ctx, { userId, idempotencyKey }: PurchaseInput): Purchase | undefined =>

@@ -12,7 +12,7 @@ export function renderApiDocuments(): Record<string, unknown> {
     isHealthy: unused,
     isConnected: unused,
     probes: { database: unused, mqtt: unused, processor: unused },
-    shop: { products: [], secret: new Uint8Array() },
+    shop: { products: [], secret: new Uint8Array(), maxPurchases: 0 },
     live: { open: unused, close: unused },
     attempts: { spend: unused, budgetOf: unused, refund: unused },
     registration: "lan",

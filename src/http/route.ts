@@ -14,6 +14,8 @@ import type { Access, Authenticate, Caller } from "./auth.ts";
 export interface Call extends Caller {
   /** A header that is part of the API, such as `Idempotency-Key`. */
   header(name: string): string | undefined;
+  /** HEAD in place of GET: what is answered goes nowhere but for its headers. */
+  isHead: boolean;
   /** Ends the connection without another word: for a stream that nobody reads. */
   cutOff(): void;
   read<T>(verb: (ctx: Ctx) => T): T;
@@ -106,7 +108,11 @@ export function mountRoutes(app: Hono, dialect: Dialect, routes: readonly Route[
       const query = spec.query && validate(spec.query, c.req.query());
       const body = spec.body && validate(spec.body, await readBody(c, spec.isBodyOptional === true));
       const result = await spec.handle(call, { params, query, body });
-      if (result instanceof Response) return c.newResponse(result.body, result); // a stream, with the headers of all
+      if (result instanceof Response) {
+        // Nobody would ever read the stream behind the headers, nor end it.
+        if (c.req.method === "HEAD") await result.body?.cancel();
+        return c.newResponse(c.req.method === "HEAD" ? null : result.body, result); // with the headers of all
+      }
       return c.body(JSON.stringify(result), spec.statusOf?.(result) ?? spec.status, {
         "Content-Type": "application/json",
       });
@@ -119,6 +125,7 @@ const openCall = ({ actor, peer, claims }: Caller, c: Context, domain: Domain): 
   peer,
   claims,
   header: (name) => c.req.header(name),
+  isHead: c.req.method === "HEAD",
   cutOff: () => void (c.env as { outgoing: ServerResponse }).outgoing.destroy(),
   read: (verb) => domain.read(actor, verb),
   commit: (verb) => domain.commit(actor, verb),

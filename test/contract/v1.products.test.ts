@@ -281,6 +281,16 @@ describe("an access key", () => {
     expect((await reader("GET", data)).body.data).toHaveLength(2);
   });
 
+  test("is not charged for a HEAD, which brings no records", async () => {
+    const { accessKey } = (await buy({ quantity: 2 })).body;
+    const head = () => fetch(gateway.url + data, { method: "HEAD", headers: { Authorization: `Bearer ${accessKey}` } });
+    for (let i = 0; i < 3; i++) expect((await head()).status).toBe(200);
+    const reader = createApi(gateway.url, accessKey);
+    expect((await reader("GET", data)).body.data).toHaveLength(2);
+    expect((await reader("GET", data)).status).toBe(403);
+    expect((await head()).status).toBe(403);
+  });
+
   test("runs out after exactly what was bought: a page is cut to what is left, then 403 QUOTA_EXCEEDED", async () => {
     const reader = await buyKey({ quantity: 250 });
     const lengths: number[] = [];
@@ -409,5 +419,34 @@ describe("products of one's own (products.catalog)", () => {
     expect((await reader("GET", "/v1/data/dev")).status).toBe(403); // access = "aggregated"
     expect((await reader("GET", "/v1/data/dev?aggregation=count")).status).toBe(200);
     expect((await buyer("GET", "/v1/products/prod_raw_streams/access")).status).toBe(404);
+  });
+});
+
+describe("products.max_purchases", () => {
+  test("is what one user may have; the oldest that is used up makes room", async () => {
+    const small = await startLocalGateway({ env: { ...env, LAMBDAIOT_PRODUCTS_MAX_PURCHASES: "2" }, now: () => clock });
+    try {
+      const [first, second] = [await logIn(small.url), await logIn(small.url, "second")];
+      await first("POST", "/v1/devices", { id: "d", name: "D", type: "t" });
+      await first("POST", "/v1/data/d", { timestamp: at(0), value: 1 });
+      const order = (buyer: Api, product = "prod_raw_streams", headers = {}) =>
+        buyer("POST", `/v1/products/${product}/purchase`, { deviceId: "d", quantity: 1 }, headers);
+      const bought = await order(first, "prod_raw_streams", { "Idempotency-Key": "one" });
+      expect((await order(first, "prod_aggregated")).status).toBe(201);
+      expect(shown(await order(first))).toEqual(error(409, "CONFLICT", {}));
+      expect((await order(first, "prod_raw_streams", { "Idempotency-Key": "one" })).body).toEqual(bought.body);
+      expect((await order(second)).status).toBe(201);
+
+      await createApi(small.url, bought.body.accessKey)("GET", "/v1/data/d");
+      const next = await order(first);
+      expect(next.status).toBe(201);
+      expect((await first("GET", "/v1/products/prod_raw_streams/access")).body.access).toMatchObject([
+        { purchaseId: next.body.purchaseId },
+      ]);
+      expect((await order(first)).status).toBe(409);
+      expect((await second("GET", "/v1/products/prod_raw_streams/access")).body.access).toHaveLength(1);
+    } finally {
+      await small.close();
+    }
   });
 });

@@ -97,11 +97,11 @@ export const dataRoutes = () => [
     status: 200,
     response: dataSchema,
     errors: { 403: "FORBIDDEN or QUOTA_EXCEEDED: not what this access key has bought", 404: "NOT_FOUND" },
-    async handle({ actor, read, commit }, { params: { deviceId }, query }) {
+    async handle({ actor, isHead, read, commit }, { params: { deviceId }, query }) {
       const asked = toQuery(query);
       const data =
         actor.kind === "access-key"
-          ? await commit((ctx) => readBoughtData(ctx, actor.purchaseId, deviceId, asked))
+          ? await commit((ctx) => readBoughtData(ctx, actor.purchaseId, deviceId, asked, { isCounted: !isHead }))
           : read((ctx) => readData(ctx, deviceId, asked));
       return { deviceId: displayIdOf(data.device), data: toPoints(data), total: data.total };
     },

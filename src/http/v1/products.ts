@@ -110,7 +110,10 @@ export const productRoutes = ({ shop }: { shop: Shop }) => [
       currency: v.string(),
       accessKey: v.string(),
     }),
-    errors: { 404: "NOT_FOUND", 409: "CONFLICT: the Idempotency-Key was used for something else" },
+    errors: {
+      404: "NOT_FOUND",
+      409: "CONFLICT: the Idempotency-Key was used for something else, or there are too many purchases",
+    },
     async handle({ actor, commit, header }, { params: { productId }, body: { deviceId, quantity: bought } }) {
       const idempotencyKey = readIdempotencyKey(header("Idempotency-Key"));
       const { id: userId } = userOf(actor);
