@@ -16,10 +16,11 @@ import { createSender } from "./jobs/send.ts";
 import type { Log } from "./log.ts";
 import { createAcl } from "./mqtt/acl.ts";
 import { startBroker } from "./mqtt/broker.ts";
+import { createGate } from "./mqtt/gate.ts";
 import { createIngest } from "./mqtt/ingest.ts";
 import { createLogin } from "./mqtt/login.ts";
 import { createPersistence } from "./mqtt/persistence.ts";
-import { createTargets } from "./mqtt/targets.ts";
+import { createForgeryCheck, createTargets } from "./mqtt/targets.ts";
 import { startProbes } from "./probes.ts";
 import { openStore } from "./store/open.ts";
 
@@ -75,6 +76,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       counter: "auth.attempts_refused",
     });
     const acl = createAcl({ topic: config.mqtt.topic, rules: config.aclRules });
+    const targetOf = createTargets(domain);
     const persistence = createPersistence({
       domain,
       log,
@@ -86,6 +88,9 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       maxRetained: config.mqtt.max_retained_messages,
       maxRetainedBytes: config.mqtt.max_retained_bytes,
       sessionExpiryMs: config.mqtt.session_expiry_days * 86_400_000,
+      // Or a device that sleeps would find its queue full of what others have said.
+      isFor: (owner, topic, payload) =>
+        topic !== config.mqtt.topic || owner?.startsWith("device:") !== true || owner === `device:${targetOf(payload)}`,
     });
     const ingest = createIngest({
       domain,
@@ -108,7 +113,18 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       }),
       acl,
       persistence,
-      targetOf: createTargets(domain),
+      targetOf,
+      isForged: createForgeryCheck(domain, config.mqtt.topic),
+      gate: createGate({
+        log,
+        counters,
+        maxConnectBytes: config.mqtt.max_connect_bytes,
+        maxPacketBytes: config.mqtt.max_packet_bytes,
+        maxInFlight: config.mqtt.max_inflight,
+        connectTimeoutMs: config.mqtt.connect_timeout * 1_000,
+        maxConnectionsPerAddress: config.mqtt.max_connections_per_address,
+        trustedProxies: config.server.trusted_proxies,
+      }),
       log,
       counters,
       host: config.broker.host,
@@ -116,7 +132,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       topic: config.mqtt.topic,
       trustedProxies: config.server.trusted_proxies,
       maxConnections: config.mqtt.max_connections,
-      maxPacketBytes: config.mqtt.max_payload_bytes + 65_536,
+      maxPacketBytes: config.mqtt.max_packet_bytes,
       maxSubscriptions: config.mqtt.max_subscriptions,
     });
     started.push(() => broker.close());
@@ -170,13 +186,20 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       trustedProxies: config.server.trusted_proxies,
       maxBodyBytes: config.server.max_body_bytes,
     });
-    const http = await listen(app, { ...config.http, maxConnections: config.server.max_connections, counters });
+    const http = await listen(app, {
+      ...config.http,
+      maxConnections: config.server.max_connections,
+      webSocketPath: mqttWebSocketPath,
+      counters,
+    });
     started.push(() => http.close());
     started.push(() => live.close()); // streams never end by themselves
     ownPorts.push(http.port);
     http.server.on("upgrade", (request, socket, head) => {
+      // The server has let go of the socket: an error that nobody listens for would end the process.
+      socket.on("error", () => undefined);
       if (request.url?.split("?", 1)[0] === mqttWebSocketPath) broker.handleUpgrade(request, socket, head);
-      else socket.end("HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n");
+      else socket.destroy(); // Node before 24.9, which does not ask whether to upgrade
     });
     started.push(() => broker.stopAccepting());
 

@@ -110,6 +110,8 @@ const defaultProducts: v.InferOutput<typeof product>[] = [
 const rulePattern = /^(readwrite|read|write) +(\S.*)$/;
 
 const megabyte = 1024 * 1024;
+/** What an MQTT packet has besides its payload: its header, its topic and more. */
+const maxHeaderBytes = 1024;
 
 export const sections = {
   server: {
@@ -187,6 +189,23 @@ export const sections = {
       65_536,
       "the largest reading or announcement; a larger one is acknowledged, counted and not stored",
     ),
+    max_packet_bytes: key(
+      integer(2_048, 32 * megabyte),
+      262_144,
+      "the largest MQTT packet, 1024 bytes more than `max_payload_bytes` or larger; who sends a larger one is cut off",
+    ),
+    max_connect_bytes: key(integer(256, 65_536), 4_096, "the largest CONNECT, its will with it"),
+    max_inflight: key(
+      integer(1, 10_000),
+      256,
+      "QoS 1 and 2 messages that one client may have without acknowledgement; more wait",
+    ),
+    connect_timeout: key(integer(1, 300), 10, "seconds in which a new connection must say CONNECT"),
+    max_connections_per_address: key(
+      integer(1, 65_535),
+      100,
+      "MQTT connections from one address at once, this machine's own too; trusted proxies are not counted",
+    ),
     max_devices: key(integer(1, 1_000_000), 10_000, "devices that announcements may bring into being"),
     max_connections: key(integer(1, 65_535), 1_000, "MQTT connections at once, over TCP, and as many over WebSocket"),
     rules: key(
@@ -249,6 +268,11 @@ export const sections = {
       defaultProducts,
       "what users may buy access to; price per read, or per month of a subscription; no payment is taken",
     ),
+    max_purchases: key(
+      integer(1, 1_000_000),
+      1_000,
+      "purchases that one user may have; the oldest that is used up makes room",
+    ),
   },
 } as const satisfies Record<string, Record<string, Key>>;
 
@@ -268,11 +292,6 @@ export interface Config extends Settings {
   aclRules: AclRule[];
   /** What is for sale, prices in millionths. */
   catalog: Product[];
-    max_purchases: key(
-      integer(1, 1_000_000),
-      1_000,
-      "purchases that one user may have; the oldest that is used up makes room",
-    ),
   /** What its reader should know, though nothing is wrong. */
   notices: string[];
 }
@@ -380,6 +399,8 @@ function resolve(settings: Settings, mistakes: string[]): Config {
   if (http.port !== undefined && http.port > 65_535) mistakes.push("server.address must have a port from 0 to 65535");
   if ((mqtt.username === "") !== (mqtt.password === ""))
     mistakes.push("mqtt.username and mqtt.password go together: set both or neither");
+  if (mqtt.max_packet_bytes < mqtt.max_payload_bytes + maxHeaderBytes)
+    mistakes.push(`mqtt.max_packet_bytes must be ${maxHeaderBytes} more than mqtt.max_payload_bytes, or larger`);
   if (mistakes.length > 0) throw new StartError(mistakes.join("\n"), 2);
   return {
     ...settings,

@@ -11,11 +11,11 @@ import { resolvePeer } from "../core/peers.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
 import type { Acl, Speaker } from "./acl.ts";
-import { admitSocket, admitStream } from "./gate.ts";
+import type { Gate } from "./gate.ts";
 import type { Ingest } from "./ingest.ts";
 import type { LogIn, Refusal } from "./login.ts";
 import type { Persistence } from "./persistence.ts";
-import type { TargetOf } from "./targets.ts";
+import type { IsForged, TargetOf } from "./targets.ts";
 
 export interface BrokerOptions {
   ingest: Ingest;
@@ -23,6 +23,8 @@ export interface BrokerOptions {
   acl: Acl;
   persistence: Persistence;
   targetOf: TargetOf;
+  isForged: IsForged;
+  gate: Gate;
   log: Log;
   counters: Counters;
   host: string | undefined;
@@ -52,6 +54,7 @@ export interface Broker {
 
 /** A message that has not been acknowledged yet. */
 interface Turn {
+  packet: PublishPacket;
   done: (error?: Error | null) => void;
   /** `undefined` until it may be acknowledged, or is refused with an error. */
   outcome: Error | null | undefined;
@@ -66,6 +69,9 @@ const drainTimeoutMs = 5_000;
 const deliveryConcurrency = 1_000;
 /** Packets that may wait behind a CONNECT that is being looked at. */
 const connectQueueLimit = 1_000;
+
+/** Nobody listens there. */
+const withheldTopic = "$SYS/withheld";
 
 /** CONNACK return codes of MQTT 3.1.1, table 3.1. */
 const returnCode = { identifierRejected: 2, unavailable: 3, badCredentials: 4, notAuthorized: 5 } as const;
@@ -89,7 +95,6 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   const aedes = await Aedes.createBroker({
     persistence,
     concurrency: deliveryConcurrency,
-    connectTimeout: connectTimeoutMs,
     drainTimeout: drainTimeoutMs,
     queueLimit: connectQueueLimit,
     preConnect: guard((client, packet, done) => {
@@ -113,15 +118,19 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     }),
     authorizePublish: guard((client, packet, done) => authorizePublish(client, packet, done)),
     authorizeSubscribe: guard((client, subscription, done) => {
-      const isFull = Object.keys(subscriptionsOf(client)).length >= options.maxSubscriptions;
-      const isAllowed = !isFull && acl.canSubscribe(speakerOf(client), subscription.topic);
+      const isAllowed = grant(client, subscription.topic);
       if (!isAllowed) counters.increment("mqtt.subscriptions_refused");
       done(null, isAllowed ? subscription : null);
     }),
     // The second line: what is not for this client does not reach it, whatever it has subscribed to.
     authorizeForward: (client, packet) => {
       try {
-        return mayReceive(client, packet) ? packet : null;
+        if (!mayReceive(client, packet)) {
+          persistence.drop(client, packet);
+          return null;
+        }
+        // Nothing goes out before CONNACK; what waits in the queue follows it.
+        return internalsOf(client).connackSent ? packet : null;
       } catch (error) {
         counters.increment("mqtt.hook_errors");
         log.error("a broker hook failed", { error });
@@ -148,6 +157,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       const objection = admit(client, speaker);
       if (objection !== undefined) return refusal(objection, returnCode.identifierRejected);
       known.set(client, speaker);
+      inspectWill(client, speaker);
       return undefined;
     } catch (error) {
       log.error("a login failed", { error });
@@ -163,14 +173,38 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     const holder = findClient(aedes, client.id);
     const holderOwner = holder === undefined ? undefined : ownerOf(speakerOf(holder).identity);
     const sessionOwner = persistence.ownerOf(client.id);
-    if (
-      (holderOwner !== undefined && holderOwner !== owner) ||
-      (sessionOwner !== undefined && sessionOwner !== owner)
-    ) {
-      return "the client id belongs to somebody else";
-    }
+    // What nobody in particular holds gives way to who is somebody, or anyone could keep a device out by its client id.
+    const isFree = (held: string | undefined): boolean =>
+      held === undefined || held === owner || held === ownerOf(anyone);
+    if (!isFree(holderOwner) || !isFree(sessionOwner)) return "the client id belongs to somebody else";
+    if (sessionOwner !== undefined && sessionOwner !== owner) persistence.endSession(client.id);
     if (!client.clean && !persistence.keepSession(client.id, owner)) return "no room for another session";
+    internalsOf(client)._nextId = persistence.firstFreeMessageId(client.id);
     return undefined;
+  }
+
+  /** A will that its client might not publish is none: after a crash nobody knows any more whose it was. */
+  function inspectWill(client: Client, speaker: Speaker): void {
+    const internals = internalsOf(client);
+    const will = internals._will;
+    if (will === undefined || will === null) return;
+    const isOurs = will.topic === topic || will.topic === `${topic}/discovery`;
+    if (acl.canPublish(speaker, will.topic) && !(isOurs && options.isForged(speaker.identity, will))) return;
+    reject(speaker, will.topic);
+    internals._will = undefined;
+  }
+
+  /** The filters that each client was granted. */
+  const granted = new WeakMap<object, Set<string>>();
+
+  function grant(client: Client, filter: string): boolean {
+    let filters = granted.get(client);
+    if (filters === undefined) granted.set(client, (filters = new Set()));
+    if (!acl.canSubscribe(speakerOf(client), filter)) return false;
+    // One that it has may be subscribed to again.
+    if (filters.size >= options.maxSubscriptions && !filters.has(filter)) return false;
+    filters.add(filter);
+    return true;
   }
 
   function mayReceive(client: Client, packet: AedesPublishPacket): boolean {
@@ -182,10 +216,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     return options.targetOf(payload) === identity.id;
   }
 
-  persistence.filterSubscriptions((client, filter) => {
-    const connected = findClient(aedes, client.id);
-    return connected !== undefined && acl.canSubscribe(speakerOf(connected), filter);
-  });
+  persistence.filterSubscriptions((client, filter) => granted.get(client)?.has(filter) === true);
 
   /** A hook that throws would end the process: what it throws becomes the answer. */
   function guard<A extends unknown[], D extends (error: never, ...rest: never[]) => void>(
@@ -208,61 +239,71 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   const speakers = new Map<string, string>();
 
   function authorizePublish(client: Client | null, packet: PublishPacket, done: (error?: Error | null) => void): void {
-    // A will, sent for a client that is gone. It says that the device left; what else it says is not stored.
+    // A will, sent for a client that is gone. It says that the device left; what else it says is not stored. It was
+    // looked at when the client came (see inspectWill).
     const isWill = client === null || client.closed;
     const speaker = client === null ? nobody : speakerOf(client);
-    if (packet.topic.startsWith("$")) return done(new Error("topics that begin with $ are the broker's own"));
-    const isAllowed = acl.canPublish(speaker, packet.topic);
+    const isAllowed = client === null || acl.canPublish(speaker, packet.topic);
     if (!isAllowed) {
-      // Acknowledged and counted: to close the connection would make the device send it for ever.
-      counters.increment("mqtt.rejected.forbidden");
-      log.sampled("mqtt.rejected.forbidden", "message rejected", {
-        reason: "forbidden",
-        topic: packet.topic,
-        client: speaker.clientId,
-      });
+      reject(speaker, packet.topic);
       withhold(packet);
     }
     if (isWill) return done(null);
-    const taken = isAllowed ? take(speaker, packet) : undefined;
+    const ingested = isAllowed
+      ? ingest(speaker, {
+          topic: packet.topic,
+          payload: packet.payload as Buffer,
+          qos: packet.qos,
+          dup: packet.dup,
+          messageId: packet.qos > 0 ? packet.messageId : undefined,
+        })
+      : undefined;
+    const owed = isAllowed && ingested === undefined ? persistence.accept(packet) : undefined;
     let turns = held.get(client);
-    if (taken === undefined && (turns === undefined || turns.length === 0)) return done(null);
+    if (ingested === undefined && owed === undefined && (turns === undefined || turns.length === 0)) return done(null);
     if (turns === undefined) held.set(client, (turns = []));
-    const turn: Turn = { done, outcome: taken === undefined ? null : undefined };
+    const turn: Turn = { packet, done, outcome: ingested === undefined && owed === undefined ? null : undefined };
     turns.push(turn);
     // Acknowledgements go out in the order of arrival, also within one commit and of what need not wait [MQTT-4.6.0-2].
-    const settle = (outcome: Error | null, deviceId?: string): void => {
-      if (deviceId !== undefined) speakers.set(deviceId, client.id);
+    const settle = (outcome: Error | null): void => {
       turn.outcome = outcome;
       for (let first = turns[0]; first?.outcome !== undefined; first = turns[0]) {
         turns.shift();
+        // Aedes drops what it cannot acknowledge any more.
+        if (first.outcome !== null || (!client.connected && !client.connecting)) persistence.takeBack(first.packet);
         first.done(first.outcome);
       }
     };
     // Where it was not stored there is no PUBACK, and the connection closes: the device keeps the message and sends it again.
-    taken?.then((deviceId) => settle(null, deviceId), settle);
+    owed?.then(() => settle(null), settle);
+    ingested?.then((deviceId) => {
+      if (deviceId === false) withhold(packet);
+      else if (deviceId !== undefined) speakers.set(deviceId, client.id);
+      // Only now is it known whether it is to go any further.
+      const owed = persistence.accept(packet);
+      if (owed === undefined) settle(null);
+      else owed.then(() => settle(null), settle);
+    }, settle);
   }
 
-  /** What must be durable before the acknowledgement: what it says to the gateway, and what it owes to others. */
-  function take(speaker: Speaker, packet: PublishPacket): Promise<string | undefined> | undefined {
-    const ingested = ingest(speaker, {
-      topic: packet.topic,
-      payload: packet.payload as Buffer,
-      qos: packet.qos,
-      dup: packet.dup,
-      messageId: packet.qos > 0 ? packet.messageId : undefined,
+  function reject({ clientId }: Speaker, forbiddenTopic: string): void {
+    // Acknowledged and counted: to close the connection would make the device send it for ever.
+    counters.increment("mqtt.rejected.forbidden");
+    log.sampled("mqtt.rejected.forbidden", "message rejected", {
+      reason: "forbidden",
+      topic: forbiddenTopic,
+      client: clientId,
     });
-    const owed = persistence.accept(packet);
-    if (owed === undefined) return ingested;
-    if (ingested === undefined) return owed.then(() => undefined);
-    return Promise.all([ingested, owed]).then(([deviceId]) => deviceId);
   }
 
+  /** Lets a message be acknowledged and go nowhere. */
   function withhold(packet: PublishPacket): void {
-    const payload = Buffer.from(packet.payload as Buffer);
+    const payload = Buffer.alloc(0);
     packet.payload = payload;
     packet.retain = false;
+    packet.topic = withheldTopic; // Aedes itself listens on some that begin with $SYS
     withheld.add(payload);
+    persistence.refuse(payload);
   }
 
   aedes.on("clientError", (client, error) => {
@@ -286,15 +327,17 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       options.trustedProxies,
     );
 
-  const expiry = setInterval(
-    () => persistence.expire((clientId) => findClient(aedes, clientId) !== undefined),
-    expiryIntervalMs,
-  );
   aedes.on("clientDisconnect", (client) => {
-    if (!client.clean) persistence.keepSession(client.id, ownerOf(speakerOf(client).identity));
+    if (!client.clean) persistence.leaveSession(client.id, ownerOf(speakerOf(client).identity));
+  });
+  aedes.on("unsubscribe", (filters, client) => {
+    if (client !== null) for (const filter of filters) granted.get(client)?.delete(filter);
   });
 
-  const server = createServer((socket) => void aedes.handle(admitSocket(socket)));
+  const server = createServer((socket) => {
+    const connection = options.gate.admitSocket(socket);
+    if (connection !== undefined) aedes.handle(connection);
+  });
   server.maxConnections = options.maxConnections;
   server.on("drop", () => counters.increment("mqtt.connections_dropped"));
   await new Promise<void>((resolve, reject) => {
@@ -305,6 +348,10 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     throw new StartError(`the MQTT broker cannot listen on port ${port}: ${error.code ?? error.message}`);
   });
   server.on("error", (error) => log.error("MQTT listener error", { error }));
+  const expiry = setInterval(
+    () => persistence.expire((clientId) => findClient(aedes, clientId) !== undefined),
+    expiryIntervalMs,
+  );
 
   const webSockets = new WebSocketServer({
     noServer: true,
@@ -333,7 +380,13 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         return;
       }
       webSockets.handleUpgrade(request, socket, head, (webSocket) => {
-        aedes.handle(admitStream(createWebSocketStream(webSocket)), request);
+        const { address } = resolvePeer(
+          request.socket.remoteAddress ?? "",
+          request.headers["x-forwarded-for"],
+          options.trustedProxies,
+        );
+        const connection = options.gate.admitStream(createWebSocketStream(webSocket), address);
+        if (connection !== undefined) aedes.handle(connection, request);
       });
     },
     stopAccepting: () => void server.close(),
@@ -355,8 +408,8 @@ const qosOf = (command: Command): 0 | 1 =>
   command.type === "sensor_trigger" || command.type === "actor_command" ? 1 : 0;
 
 /** Not in its types either. */
-const subscriptionsOf = (client: Client): Record<string, unknown> =>
-  (client as unknown as { subscriptions: Record<string, unknown> }).subscriptions;
+const internalsOf = (client: Client) =>
+  client as unknown as { connackSent: boolean; _nextId: number; _will: PublishPacket | null | undefined };
 
 const publish = (aedes: Aedes, topic: string, command: Command): Promise<void> =>
   new Promise((resolve, reject) => {

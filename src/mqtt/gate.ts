@@ -1,24 +1,387 @@
 import type { Socket } from "node:net";
-import type { Duplex } from "node:stream";
+import { Duplex } from "node:stream";
+import { normalizeAddress } from "../core/peers.ts";
+import type { Counters } from "../counters.ts";
+import type { Log } from "../log.ts";
+import {
+  checkConnect,
+  checkFirstByte,
+  checkFrame,
+  connectByte,
+  measureFrame,
+  packetType,
+  qosMask,
+  type Fault,
+} from "./frames.ts";
 
-// What stands between the network and Aedes.
+// What stands between the network and Aedes: only whole packets that a client may send get through, in their time, and no
+// more of them than can be acknowledged soon.
+
+export interface GateOptions {
+  log: Log;
+  counters: Counters;
+  /** The largest CONNECT: all that somebody who has not logged in can make the gateway keep. */
+  maxConnectBytes: number;
+  /** The largest packet after that. */
+  maxPacketBytes: number;
+  /** QoS 1 and 2 messages of one connection that may wait for their acknowledgement at once. */
+  maxInFlight: number;
+  /** A connection must have said CONNECT by then. */
+  connectTimeoutMs: number;
+  maxConnectionsPerAddress: number;
+  /** Speak for many, and are not counted as one address. */
+  trustedProxies: readonly string[];
+}
+
+export interface Gate {
+  /** Readies a TCP connection for the broker. @returns `undefined` where there is no room for it; it is closed then */
+  admitSocket(socket: Socket): Duplex | undefined;
+  /** Readies any connection, of a peer at `address`, for the broker. */
+  admitStream(stream: Duplex, address: string): Duplex | undefined;
+}
 
 /** A device that has vanished without a word is noticed by TCP itself, also where it asked for no keep-alive. */
 const tcpKeepAliveMs = 60_000;
+/** What is taken in from a connection beyond its messages in flight, for the sake of a PINGREQ among it. */
+const maxWaitingBytes = 65_536;
+/** Packets up to this are put into one piece for the socket. */
+const maxJoinedBytes = 16_384;
 
-/** Readies a TCP connection for the broker. */
-export function admitSocket(socket: Socket): Duplex {
-  socket.setNoDelay(true); // a PUBACK waits for nothing
-  socket.setKeepAlive(true, tcpKeepAliveMs);
-  return admitStream(socket);
+const pingResponse = Buffer.of(0xd0, 0);
+/** CONNACK, return code 1: unacceptable protocol version. */
+const versionRefusal = Buffer.of(0x20, 2, 0, 1);
+const nothing = Buffer.alloc(0);
+
+export function createGate(options: GateOptions): Gate {
+  const { log, counters, maxConnectionsPerAddress, trustedProxies } = options;
+  /** Open connections by address; as many as there are connections. */
+  const connections = new Map<string, number>();
+
+  function admitStream(stream: Duplex, peer: string): Duplex | undefined {
+    const address = normalizeAddress(peer);
+    const count = connections.get(address) ?? 0;
+    if (count >= maxConnectionsPerAddress && !trustedProxies.includes(address)) {
+      counters.increment("mqtt.gate.address_full");
+      log.sampled("mqtt.gate.address_full", "connection refused", { reason: "too many from one address", peer });
+      stream.on("error", () => undefined).destroy();
+      return undefined;
+    }
+    connections.set(address, count + 1);
+    return new GatedConnection(stream, peer, options, () => {
+      const left = (connections.get(address) ?? 1) - 1;
+      if (left > 0) connections.set(address, left);
+      else connections.delete(address);
+    });
+  }
+
+  return {
+    admitSocket(socket) {
+      socket.setNoDelay(true); // a PUBACK waits for nothing
+      socket.setKeepAlive(true, tcpKeepAliveMs);
+      return admitStream(socket, socket.remoteAddress ?? "");
+    },
+    admitStream,
+  };
+}
+
+/** A packet that waits until others have been acknowledged. */
+interface Waiting {
+  frame: Buffer;
+  isCounted: boolean;
 }
 
 /**
- * Readies any connection for the broker. Aedes reads once each time that it is told of data, and takes it that it gets
- * all there is; from Node 26 on `read()` gives one chunk of it, and the rest of a message would lie there unread.
+ * One connection as Aedes sees it. What the client sends is cut into packets, and each is checked:
+ *
+ * - `new`: only a CONNECT is taken, and in time.
+ * - `connecting`: until Aedes answers it, what comes behind stays with the network.
+ * - `open`: packets go to Aedes as they come. Beyond `maxInFlight` messages without acknowledgement they wait here, and
+ *   when enough of them wait, the network does. Aedes has no such bound: it would take in whatever comes.
+ *
+ * PINGREQ is answered here, and the keep-alive watched here: Aedes does not come to either while the messages before it
+ * are being committed, and would take a client for dead that it has kept waiting itself.
  */
-export function admitStream(stream: Duplex): Duplex {
-  const read = stream.read.bind(stream);
-  stream.read = (size?: number | null): unknown => read(size ?? (stream.readableLength || undefined));
-  return stream;
+class GatedConnection extends Duplex {
+  readonly remoteAddress: string;
+  readonly #source: Duplex;
+  readonly #options: GateOptions;
+  readonly #onGone: () => void;
+  #phase: "new" | "connecting" | "open" = "new";
+  #deadline: NodeJS.Timeout | undefined;
+  /** What came behind a CONNECT that has no answer yet. */
+  #behindConnect: Buffer = nothing;
+  /** The beginning of a packet, its length, and how much must be there before it is worth another look. */
+  #partial: Buffer = nothing;
+  #partialLength = 0;
+  #needed = 0;
+  /** Messages that Aedes has and has not acknowledged. */
+  #inFlight = 0;
+  #waiting: Waiting[] = [];
+  #waitingBytes = 0;
+  /** Aedes does not come to read. */
+  #isFull = false;
+  #isPaused = false;
+  #hasEnded = false;
+  /** PINGRESP that a client has not made room for. */
+  #owedPings = 0;
+  #onSent: (() => void) | undefined;
+  /** Where the packet that is being sent is: its first byte next, its length, or so many bytes of it left. */
+  #sent: "type" | "length" | "body" = "type";
+  #sentType = 0;
+  #sentLeft = 0;
+  #sentFactor = 1;
+
+  constructor(source: Duplex, remoteAddress: string, options: GateOptions, onGone: () => void) {
+    super({ allowHalfOpen: false });
+    this.remoteAddress = remoteAddress;
+    this.#source = source;
+    this.#options = options;
+    this.#onGone = onGone;
+    this.#deadline = setTimeout(() => this.#refuse("connect_timeout"), options.connectTimeoutMs);
+    this.on("drain", () => this.#answerPings());
+    source.on("data", (chunk: Buffer) => this.#take(chunk));
+    source.on("drain", () => this.#onSent?.());
+    source.on("end", () => {
+      this.#hasEnded = true;
+      clearTimeout(this.#deadline);
+      if (this.#waiting.length === 0) this.push(null);
+    });
+    // What a client sent before it left is taken in to the end, though nobody hears the answers.
+    source.on("error", (error) => !this.#hasEnded && this.destroy(error));
+    source.on("close", () => {
+      if (this.#hasEnded) this.#onSent?.();
+      else this.destroy();
+    });
+  }
+
+  /**
+   * Aedes reads once each time that it is told of data, and takes it that it gets all there is; from Node 26 on `read()`
+   * gives one chunk of it, and the rest would lie there unread.
+   */
+  override read(size?: number): unknown {
+    return super.read(size ?? (this.readableLength || undefined));
+  }
+
+  override _read(): void {
+    this.#isFull = false;
+    this.#steer();
+  }
+
+  override _write(chunk: Buffer, _: BufferEncoding, done: () => void): void {
+    this.#send([chunk], done);
+  }
+
+  /** Aedes writes packets in small parts, all that belong to one at once. */
+  override _writev(items: { chunk: Buffer }[], done: () => void): void {
+    const parts = items.map(({ chunk }) => chunk);
+    const length = parts.reduce((sum, part) => sum + part.length, 0);
+    this.#send(length <= maxJoinedBytes ? [Buffer.concat(parts, length)] : parts, done);
+  }
+
+  override _final(done: () => void): void {
+    this.#source.end();
+    done();
+  }
+
+  override _destroy(error: Error | null, done: (error: Error | null) => void): void {
+    clearTimeout(this.#deadline);
+    this.#source.destroy();
+    this.#onGone();
+    done(error);
+  }
+
+  #refuse(fault: Fault | "connect_timeout" | "keepalive_timeout"): void {
+    const { counters, log } = this.#options;
+    counters.increment(`mqtt.gate.${fault}`);
+    log.sampled(`mqtt.gate.${fault}`, "connection closed", { reason: fault, peer: this.remoteAddress });
+    this.destroy(new Error(`closed by the gate: ${fault}`));
+  }
+
+  #take(chunk: Buffer): void {
+    const bytes = this.#complete(chunk);
+    if (bytes !== undefined) this.#scan(bytes);
+    this.#steer();
+  }
+
+  /** @returns what came, with the beginning that was kept; `undefined` where the packet is still not all there */
+  #complete(chunk: Buffer): Buffer | undefined {
+    if (this.#partialLength === 0) return chunk;
+    const length = this.#partialLength + chunk.length;
+    if (length > this.#partial.length) {
+      // Twice as large each time, so that a packet that comes byte by byte is not copied as often as it has bytes; and
+      // no larger than what has come warrants: a length that is only announced costs nothing.
+      const grown = Buffer.allocUnsafe(Math.max(length, Math.min(this.#needed, 2 * this.#partial.length)));
+      this.#partial.copy(grown, 0, 0, this.#partialLength);
+      this.#partial = grown;
+    }
+    chunk.copy(this.#partial, this.#partialLength);
+    this.#partialLength = length;
+    if (length < this.#needed) return undefined;
+    const bytes = this.#partial.subarray(0, length);
+    this.#partial = nothing;
+    this.#partialLength = 0;
+    return bytes;
+  }
+
+  /** Goes through the packets in `bytes`; what may go to Aedes goes there in as few pieces as possible. */
+  #scan(bytes: Buffer): void {
+    const { maxConnectBytes, maxPacketBytes, maxInFlight } = this.#options;
+    let passed = 0;
+    let at = 0;
+    let needed = 0;
+    while (at < bytes.length && this.#phase !== "connecting") {
+      const first = bytes[at] as number;
+      const isNew = this.#phase === "new";
+      if (isNew && first !== connectByte) return this.#refuse("not_connect"); // [MQTT-3.1.0-1]
+      let fault = checkFirstByte(first);
+      if (fault !== undefined) return this.#refuse(fault);
+      const size = measureFrame(bytes, at);
+      if (size < 0) return this.#refuse("malformed");
+      // Told by the length that is announced: nothing of it is kept.
+      if (size > (isNew ? maxConnectBytes : maxPacketBytes)) return this.#refuse("too_large");
+      const end = at + size;
+      if (size === 0 || end > bytes.length) {
+        needed = size === 0 ? bytes.length - at + 1 : size;
+        break;
+      }
+      fault = isNew ? this.#connect(bytes, at, end) : checkFrame(bytes, at, end);
+      if (fault !== undefined) return this.#refuse(fault);
+      if (!isNew) this.#deadline?.refresh();
+
+      const isCounted = first >> 4 === packetType.publish && (first & qosMask) !== 0;
+      if (first >> 4 === packetType.pingreq) {
+        this.#pass(bytes, passed, at);
+        passed = end;
+        this.#owedPings++;
+        this.#answerPings();
+      } else if (this.#waiting.length > 0 || (isCounted && this.#inFlight >= maxInFlight)) {
+        this.#pass(bytes, passed, at);
+        passed = end;
+        if (this.#waiting.length === 0) this.#options.counters.increment("mqtt.gate.inflight_waits");
+        this.#waiting.push({ frame: bytes.subarray(at, end), isCounted });
+        this.#waitingBytes += size;
+      } else if (isCounted) this.#inFlight++;
+      at = end;
+    }
+    this.#pass(bytes, passed, at);
+    if (this.#phase === "connecting") this.#behindConnect = bytes.subarray(at);
+    else if (at < bytes.length) {
+      this.#partial = Buffer.from(bytes.subarray(at)); // a copy: the rest of what it lies in is not kept for it
+      this.#partialLength = this.#partial.length;
+      this.#needed = needed;
+    }
+  }
+
+  /** Takes a CONNECT, and its keep-alive over from Aedes. */
+  #connect(bytes: Buffer, start: number, end: number): Fault | undefined {
+    const connect = checkConnect(bytes, start, end);
+    if (connect === "unsupported_version") this.#source.write(versionRefusal);
+    if (typeof connect === "string") return connect;
+    clearTimeout(this.#deadline);
+    this.#deadline = undefined;
+    const keepAlive = bytes.readUInt16BE(connect.keepAliveAt);
+    bytes.writeUInt16BE(0, connect.keepAliveAt);
+    if (keepAlive > 0) {
+      // [MQTT-3.1.2-24]: silent for one and a half times of what it promised. Not where it may have spoken unheard.
+      this.#deadline = setTimeout(() => {
+        if (this.#isPaused) this.#deadline?.refresh();
+        else this.#refuse("keepalive_timeout");
+      }, keepAlive * 1_500);
+    }
+    this.#phase = "connecting";
+    return undefined;
+  }
+
+  /** Hands packets to Aedes. */
+  #pass(bytes: Buffer, from: number, to: number): void {
+    if (from < to && !this.push(bytes.subarray(from, to))) this.#isFull = true;
+  }
+
+  /** Lets as many go on as have been acknowledged. */
+  #release(): void {
+    let count = 0;
+    for (const { frame, isCounted } of this.#waiting) {
+      if (isCounted && this.#inFlight >= this.#options.maxInFlight) break;
+      if (isCounted) this.#inFlight++;
+      this.#pass(frame, 0, frame.length);
+      this.#waitingBytes -= frame.length;
+      count++;
+    }
+    if (count === 0) return;
+    this.#waiting.splice(0, count);
+    if (this.#hasEnded && this.#waiting.length === 0) this.push(null);
+  }
+
+  /** Reads from the network, or leaves there what there is no room for. */
+  #steer(): void {
+    const mustPause = this.#phase === "connecting" || this.#isFull || this.#waitingBytes >= maxWaitingBytes;
+    if (mustPause === this.#isPaused) return;
+    this.#isPaused = mustPause;
+    if (mustPause) this.#source.pause();
+    else this.#source.resume();
+  }
+
+  /** [MQTT-3.12.4-1]; a client that does not read gets them when it does. */
+  #answerPings(): void {
+    while (this.#owedPings > 0 && !this.writableNeedDrain && this.writable) {
+      this.#owedPings--;
+      this.write(pingResponse);
+    }
+  }
+
+  #send(parts: Buffer[], done: () => void): void {
+    let isDrained = true;
+    if (this.#source.writable) {
+      if (parts.length > 1) this.#source.cork();
+      for (const part of parts) isDrained = this.#source.write(part);
+      if (parts.length > 1) this.#source.uncork();
+    }
+    for (const part of parts) this.#watch(part);
+    if (isDrained) return done();
+    this.#onSent = () => {
+      this.#onSent = undefined;
+      done();
+    };
+  }
+
+  /** Looks for the acknowledgements in what goes out. */
+  #watch(bytes: Buffer): void {
+    const before = this.#inFlight;
+    for (let at = 0; at < bytes.length;) {
+      if (this.#sent === "body") {
+        const step = Math.min(this.#sentLeft, bytes.length - at);
+        at += step;
+        this.#sentLeft -= step;
+        if (this.#sentLeft > 0) break;
+        this.#sent = "type";
+        // Its last byte is the return code: 0, accepted.
+        if (this.#sentType === packetType.connack && bytes[at - 1] === 0) this.#open();
+        continue;
+      }
+      const byte = bytes[at++] as number;
+      if (this.#sent === "type") {
+        this.#sentType = byte >> 4;
+        this.#sentFactor = 1;
+        this.#sent = "length";
+        if ((this.#sentType === packetType.puback || this.#sentType === packetType.pubrec) && this.#inFlight > 0)
+          this.#inFlight--;
+      } else {
+        this.#sentLeft += (byte & 0x7f) * this.#sentFactor;
+        this.#sentFactor *= 128;
+        if (byte < 0x80) this.#sent = this.#sentLeft > 0 ? "body" : "type";
+      }
+    }
+    if (this.#inFlight < before && this.#waiting.length > 0) {
+      this.#release();
+      this.#steer();
+    }
+  }
+
+  #open(): void {
+    const bytes = this.#behindConnect;
+    this.#behindConnect = nothing;
+    this.#phase = "open";
+    this.#scan(bytes);
+    this.#steer();
+  }
 }

@@ -15,7 +15,9 @@ let good: GoodDevice;
 let before: ReturnType<typeof readStore>;
 
 beforeAll(async () => {
-  gateway = await startBuiltGateway({ folder, command: smallGateway });
+  // Room for payloads that are too large: a packet beyond it would be cut off before it is looked at.
+  const env = { LAMBDAIOT_MQTT_MAX_PACKET_BYTES: "2097152" };
+  gateway = await startBuiltGateway({ folder, command: smallGateway, env });
   api = await logIn(gateway.url);
   good = await startGoodDevice(gateway, api);
   before = readStore(gateway.storePath);
