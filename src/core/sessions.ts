@@ -1,4 +1,4 @@
-import { and, asc, eq, inArray, lt } from "drizzle-orm";
+import { and, asc, eq, inArray } from "drizzle-orm";
 import { mqttIncoming, mqttQueued, mqttRetained, mqttSessions, mqttSubscriptions, mqttWills } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { prepareOnce } from "./prepared.ts";
@@ -44,15 +44,6 @@ export function deleteSession(ctx: Ctx, clientId: string): void {
     ctx.db.delete(table).where(eq(table.clientId, clientId)).run();
   }
 }
-
-/** Sessions whose client was last here before `before`. */
-export const listExpiredSessions = (ctx: Ctx, before: number): string[] =>
-  ctx.db
-    .select({ clientId: mqttSessions.clientId })
-    .from(mqttSessions)
-    .where(lt(mqttSessions.seenAt, before))
-    .all()
-    .map(({ clientId }) => clientId);
 
 export function putSubscriptions(
   ctx: Ctx,
