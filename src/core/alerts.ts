@@ -1,9 +1,10 @@
 import { and, asc, count, desc, eq, gt, isNotNull, isNull, lte, sql, type SQL } from "drizzle-orm";
-import { alertRules, alerts, devices, progress, readings, sensors } from "../store/schema.ts";
+import { alertRules, alerts, devices, readings, sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { changeStatus } from "./devices.ts";
 import { DomainError } from "./errors.ts";
 import { newUuid } from "./ids.ts";
+import { newestReadingId, readProgress, setProgress } from "./progress.ts";
 import { displayId } from "./status.ts";
 import { formatInstant } from "./time.ts";
 import { enqueueEvent } from "./webhooks.ts";
@@ -171,30 +172,12 @@ const newestReadingAt = (ctx: Ctx, sensorPk: number): number | null =>
 
 const watermarkName = "alerts";
 
-const readWatermark = (ctx: Ctx): number =>
-  ctx.db.select().from(progress).where(eq(progress.name, watermarkName)).get()?.value ?? 0;
-
-const setWatermark = (ctx: Ctx, value: number): void =>
-  void ctx.db
-    .insert(progress)
-    .values({ name: watermarkName, value })
-    .onConflictDoUpdate({ target: progress.name, set: { value } })
-    .run();
-
 const readingsPerCatchUp = 1_000;
 
 /** Brings the watermark to the newest reading: what has come until now is no matter of a rule that begins now. */
 function catchUp(ctx: Ctx): void {
   if (hasEnabledRules(ctx)) while (evaluateReadings(ctx, readingsPerCatchUp) === readingsPerCatchUp);
-  else {
-    setWatermark(
-      ctx,
-      ctx.db
-        .select({ id: sql<number>`coalesce(max(${readings.id}), 0)` })
-        .from(readings)
-        .get()?.id ?? 0,
-    );
-  }
+  else setProgress(ctx, watermarkName, newestReadingId(ctx));
 }
 
 /**
@@ -205,7 +188,7 @@ export function evaluateReadings(ctx: Ctx, limit: number): number {
   const rows = ctx.db
     .select()
     .from(readings)
-    .where(gt(readings.id, readWatermark(ctx)))
+    .where(gt(readings.id, readProgress(ctx, watermarkName) ?? 0))
     .orderBy(asc(readings.id))
     .limit(limit)
     .all();
@@ -224,7 +207,7 @@ export function evaluateReadings(ctx: Ctx, limit: number): number {
     }
   }
   for (const rule of touched) saveState(ctx, rule);
-  setWatermark(ctx, last.id);
+  setProgress(ctx, watermarkName, last.id);
   return rows.length;
 }
 

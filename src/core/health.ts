@@ -1,6 +1,7 @@
 import { count, sql } from "drizzle-orm";
-import { devices, readings } from "../store/schema.ts";
+import { devices } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
+import { newestReadingId } from "./progress.ts";
 import { readWatermark } from "./rollups.ts";
 import { deviceStatus } from "./status.ts";
 
@@ -74,12 +75,7 @@ export function probeDevices(ctx: Ctx): Metric {
 
 export function probeProcessor(ctx: Ctx, { processor }: Probes): Metric {
   const { pendingWrites, failedCommits } = processor();
-  const newest =
-    ctx.db
-      .select({ id: sql<number>`coalesce(max(${readings.id}), 0)` })
-      .from(readings)
-      .get()?.id ?? 0;
-  const rollupLag = Math.max(0, newest - readWatermark(ctx));
+  const rollupLag = Math.max(0, newestReadingId(ctx) - readWatermark(ctx));
   const points =
     100 -
     penalty(pendingWrites, 1_000, 50_000, 60) -

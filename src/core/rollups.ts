@@ -1,8 +1,9 @@
 import { and, count, eq, sql } from "drizzle-orm";
-import { progress, rollups, sensors } from "../store/schema.ts";
+import { rollups, sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { addExact, addPacked, packSum, type ExactSum } from "./exact-sum.ts";
 import { prepareOnce } from "./prepared.ts";
+import { readProgress, setProgress } from "./progress.ts";
 import { formatInstant } from "./time.ts";
 import { enqueueEvent } from "./webhooks.ts";
 
@@ -42,8 +43,6 @@ export function addRollup(into: Aggregate, [, count, sum, rest, min, max]: Rollu
 }
 
 const statements = prepareOnce(({ $client }) => ({
-  watermark: $client.prepare<[], number>("SELECT value FROM progress WHERE name = 'rollups'").pluck(),
-  setWatermark: $client.prepare<[id: number]>("INSERT OR REPLACE INTO progress (name, value) VALUES ('rollups', ?)"),
   ahead: $client
     .prepare<[afterId: number, limit: number], [id: number, sensorPk: number, valueAt: number, value: number]>(
       "SELECT id, sensor_pk, value_at, value FROM readings WHERE id > ? ORDER BY id LIMIT ?",
@@ -74,8 +73,10 @@ const statements = prepareOnce(({ $client }) => ({
     .pluck(),
 }));
 
+const watermarkName = "rollups";
+
 /** The id of the last reading that the rollups hold. */
-export const readWatermark = (ctx: Ctx): number => statements(ctx.db).watermark.get() ?? 0;
+export const readWatermark = (ctx: Ctx): number => readProgress(ctx, watermarkName) ?? 0;
 
 /** One sensor's rollups of a width, [from, to), in order. */
 export const readRollups = (ctx: Ctx, width: number, sensorPk: number, from: number, to: number): RollupRow[] =>
@@ -88,7 +89,7 @@ export const floorTo = (at: number, width: number): number => Math.floor(at / wi
  * @returns how many there were; fewer than `limit`: the rollups hold everything now
  */
 export function rollUpStep(ctx: Ctx, limit: number): number {
-  const { ahead, one, setWatermark } = statements(ctx.db);
+  const { ahead, one } = statements(ctx.db);
   const rows = ahead.all(readWatermark(ctx), limit);
   if (rows.length === 0) return 0;
   for (const width of [minute, hour, day]) {
@@ -108,7 +109,7 @@ export function rollUpStep(ctx: Ctx, limit: number): number {
       store(ctx, width, sensorPk, startAt, aggregate);
     }
   }
-  setWatermark.run((rows.at(-1) as [number, ...unknown[]])[0]);
+  setProgress(ctx, watermarkName, (rows.at(-1) as [number, ...unknown[]])[0]);
   return rows.length;
 }
 
@@ -123,16 +124,11 @@ const periods = [
 /** Periods that went by while the gateway was off are told of afterwards, so many at the most. */
 const maxMissedPeriods = 48;
 
-const lastTold = (ctx: Ctx, period: string): number | undefined =>
-  ctx.db
-    .select()
-    .from(progress)
-    .where(eq(progress.name, `completed.${period}`))
-    .get()?.value;
+const toldName = (period: string): string => `completed.${period}`;
 
 /** True where every hour and day that is over has been told of. */
 export const arePeriodsComplete = (ctx: Ctx): boolean =>
-  periods.every(({ period, width }) => lastTold(ctx, period) === floorTo(ctx.now(), width));
+  periods.every(({ period, width }) => readProgress(ctx, toldName(period)) === floorTo(ctx.now(), width));
 
 /**
  * Tells of the hours and days that are over and summed up: one event a period in which there were readings. To be called
@@ -141,7 +137,7 @@ export const arePeriodsComplete = (ctx: Ctx): boolean =>
 export function completePeriods(ctx: Ctx): void {
   for (const { period, width } of periods) {
     const now = floorTo(ctx.now(), width);
-    const told = lastTold(ctx, period) ?? now;
+    const told = readProgress(ctx, toldName(period)) ?? now;
     for (let start = Math.max(told, now - maxMissedPeriods * width); start < now; start += width) {
       const row = ctx.db
         .select({ sensors: count(), readings: sql<number>`coalesce(sum(${rollups.count}), 0)` })
@@ -158,13 +154,7 @@ export function completePeriods(ctx: Ctx): void {
         readings: row.readings,
       });
     }
-    if (told !== now || lastTold(ctx, period) === undefined) {
-      ctx.db
-        .insert(progress)
-        .values({ name: `completed.${period}`, value: now })
-        .onConflictDoUpdate({ target: progress.name, set: { value: now } })
-        .run();
-    }
+    setProgress(ctx, toldName(period), now);
   }
 }
 

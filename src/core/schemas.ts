@@ -27,6 +27,14 @@ export const parsed = <T>(
     }),
   );
 
+/** A whole number as a query has it, in digits; what is above `max` counts as `max`. */
+export const countText = (max: number, documented: Record<string, unknown> = {}) =>
+  parsed(
+    (digits) => (/^\d+$/.test(digits) ? Math.min(Number(digits), max) : undefined),
+    "must be a whole number, 0 or more",
+    documented,
+  );
+
 /** A UUID of any version, in lower case afterwards. */
 export const uuid = (message = "must be a UUID") => parsed(parseUuid, message, { format: "uuid" });
 

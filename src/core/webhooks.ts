@@ -5,6 +5,7 @@ import type { Ctx } from "./ctx.ts";
 import { displayId } from "./status.ts";
 import { DomainError } from "./errors.ts";
 import { newUuid } from "./ids.ts";
+import { newestReadingId } from "./progress.ts";
 import { formatInstant } from "./time.ts";
 
 // Webhooks as Standard Webhooks 1.0.0 has them. The outbox is a table: an event is written to it in the transaction that
@@ -41,11 +42,6 @@ export function createWebhook(
   const existing = ctx.db.select({ n: count() }).from(webhooks).get()?.n ?? 0;
   if (existing >= maxWebhooks)
     throw new DomainError("conflict", `no more than ${maxWebhooks} webhooks; delete one first`);
-  const lastReadingId =
-    ctx.db
-      .select({ id: sql<number>`coalesce(max(${readings.id}), 0)` })
-      .from(readings)
-      .get()?.id ?? 0;
   return ctx.db
     .insert(webhooks)
     .values({
@@ -53,7 +49,7 @@ export function createWebhook(
       url,
       events: [...new Set(events)],
       secret: secret ?? secretPrefix + randomBytes(32).toString("base64"),
-      lastReadingId,
+      lastReadingId: newestReadingId(ctx),
       createdAt: ctx.now(),
     })
     .returning()
@@ -168,11 +164,7 @@ const isDataDue = (ctx: Ctx, { pk, lastDataAt }: Webhook): boolean =>
 
 /** True where a webhook is to be told of readings, and its last second is over. */
 export const isDataWaiting = (ctx: Ctx): boolean => {
-  const newest =
-    ctx.db
-      .select({ id: sql<number>`coalesce(max(${readings.id}), 0)` })
-      .from(readings)
-      .get()?.id ?? 0;
+  const newest = newestReadingId(ctx);
   return listening(ctx, "data.received").some((webhook) => webhook.lastReadingId < newest && isDataDue(ctx, webhook));
 };
 

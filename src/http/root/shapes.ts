@@ -4,7 +4,7 @@ import type { Device } from "../../core/devices.ts";
 import type { DomainError, ErrorCode } from "../../core/errors.ts";
 import { parseUuid } from "../../core/ids.ts";
 import type { Reading } from "../../core/readings.ts";
-import { finiteNumber, instant, integer, label, newPassword, parsed, text, uuid } from "../../core/schemas.ts";
+import { countText, finiteNumber, instant, integer, label, newPassword, text, uuid } from "../../core/schemas.ts";
 import { formatInstant } from "../../core/time.ts";
 import type { Dialect } from "../route.ts";
 
@@ -209,13 +209,7 @@ export const toReading = ({ id, sensorId, value, valueAt }: Reading) => ({
 const maxLimit = 1_000;
 const wholeNumber = (fallback: number, max: number, documented: { description: string; maximum?: number }) =>
   v.pipe(
-    v.optional(
-      parsed(
-        (digits) => (/^\d+$/.test(digits) ? Math.min(Number(digits), max) : undefined),
-        "must be a whole number, 0 or more",
-      ),
-      String(fallback),
-    ),
+    v.optional(countText(max), String(fallback)),
     // A query is text; what it spells is a number.
     v.metadata({ type: "integer", default: fallback, minimum: 0, ...documented }),
   );

@@ -1,7 +1,7 @@
 import * as v from "valibot";
 import type { DomainError, ErrorCode } from "../../core/errors.ts";
 import type { DeviceDetail, DeviceSummary } from "../../core/device-list.ts";
-import { integer, label, parsed, text } from "../../core/schemas.ts";
+import { countText, integer, label, text } from "../../core/schemas.ts";
 import { statusWords } from "../../core/status.ts";
 import { formatInstant } from "../../core/time.ts";
 import type { Dialect } from "../route.ts";
@@ -47,16 +47,7 @@ export const successSchema = v.object({ success: v.literal(true) });
 
 /** A number in a query; what is above the maximum counts as the maximum. */
 export const wholeNumber = (max: number, documented: Record<string, unknown> = {}) =>
-  parsed(
-    (digits) => (/^\d+$/.test(digits) ? Math.min(Number(digits), max) : undefined),
-    "must be a whole number, 0 or more",
-    {
-      type: "integer",
-      minimum: 0,
-      maximum: max,
-      ...documented,
-    },
-  );
+  countText(max, { type: "integer", minimum: 0, maximum: max, ...documented });
 
 /** `limit` and `offset` of a list. */
 export const pageQuery = (max: number, fallback: number) => ({
