@@ -71,6 +71,14 @@ const componentSchema = v.object({
   data_type_id: nullable(integer(1)),
 });
 
+/** More than any device has. Each is a row, and an announcement has room for thousands that say nothing. */
+const maxComponents = 256;
+
+const componentList = v.pipe(
+  v.array(componentSchema),
+  v.maxLength(maxComponents, `must not be longer than ${maxComponents}`),
+);
+
 const announcementSchema = v.object({
   mac_address: nullable(mac),
   device: nullable(
@@ -81,8 +89,8 @@ const announcementSchema = v.object({
       location: nullable(text(255)),
     }),
   ),
-  sensors: nullable(v.array(componentSchema)),
-  actors: nullable(v.array(componentSchema)),
+  sensors: nullable(componentList),
+  actors: nullable(componentList),
 });
 
 function parseObject(payload: Uint8Array): Record<string, unknown> | undefined {

@@ -297,6 +297,16 @@ describe("an announcement", () => {
     expect(announce(body)).toEqual({ kind: "rejected", reason: "bad_announcement", detail });
   });
 
+  test.each(["sensors", "actors"])("names 256 %s at most", (list) => {
+    const listing = (length: number) => announce({ mac_address, [list]: Array.from({ length }, () => ({})) });
+    expect(listing(256)).toMatchObject({ kind: "announcement", announcement: { [list]: { length: 256 } } });
+    expect(listing(257)).toEqual({
+      kind: "rejected",
+      reason: "bad_announcement",
+      detail: `${list} must not be longer than 256`,
+    });
+  });
+
   test.each([{ device: "roof" }, { sensors: {} }, { sensors: "none" }, { actors: [null] }, { sensors: [7] }])(
     "with %j is rejected",
     (body) => {
