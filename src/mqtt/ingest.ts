@@ -8,6 +8,7 @@ import { maxAheadMs } from "../core/time.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
 import type { Speaker } from "./acl.ts";
+import { createTargets, mayCommand } from "./targets.ts";
 import { parseAnnouncement, parseMessage, type Message, type RejectReason } from "./messages.ts";
 
 /** What of a PUBLISH packet the ingest needs. */
@@ -33,9 +34,10 @@ export interface IngestOptions {
 /**
  * Takes what a client has published, before it is acknowledged. `undefined`: nothing to wait for. Otherwise the promise
  * settles when the message is durable, with the UUID of the device that has spoken if it is known, and rejects only where
- * the store did not take it: a bad message is counted and acknowledged, or its device would send it for ever.
+ * the store did not take it: a bad message is counted and acknowledged, or its device would send it for ever. `false`: it
+ * was not the speaker's to say, and nobody else is to hear it either.
  */
-export type Ingest = (speaker: Speaker, packet: InboundPublish) => Promise<string | undefined> | undefined;
+export type Ingest = (speaker: Speaker, packet: InboundPublish) => Promise<string | undefined | false> | undefined;
 
 const device = { kind: "device" } as const;
 
@@ -51,6 +53,7 @@ export function createIngest({
 }: IngestOptions): Ingest {
   const discoveryTopic = `${topic}/discovery`;
   const resends = createResendGuard(domain, resendWindow);
+  const targetOf = createTargets(domain);
 
   function reject(reason: RejectReason, clientId: string, detail?: string): void {
     counters.increment(`mqtt.rejected.${reason}`);
@@ -61,15 +64,16 @@ export function createIngest({
     { sensorId, value, valueAt: givenAt }: Extract<Message, { kind: "reading" }>,
     { identity, clientId }: Speaker,
     packet: InboundPublish,
-  ): Promise<string | undefined> {
+  ): Promise<string | undefined | false> {
     const isAhead = givenAt !== undefined && givenAt > now() + maxAheadMs;
     if (isAhead) counters.increment("mqtt.clock_ahead");
     const valueAt = isAhead ? undefined : givenAt;
     const record = (ctx: Ctx) => recordReading(ctx, { sensorId, value, valueAt }, { isOwn: true, speaker: identity });
-    const settle = (outcome: Recorded | "unknown" | "forbidden" | undefined): string | undefined => {
+    const settle = (outcome: Recorded | "unknown" | "forbidden" | undefined): string | undefined | false => {
       if (outcome === "unknown") reject("unknown_sensor", clientId, sensorId);
       else if (outcome === "forbidden") reject("forbidden", clientId, sensorId);
       else counters.increment(outcome === undefined || outcome.isResend ? "mqtt.resends" : "mqtt.readings");
+      if (outcome === "forbidden") return false;
       return typeof outcome === "object" ? outcome.deviceId : undefined;
     };
     if (valueAt !== undefined || packet.messageId === undefined) return domain.commit(device, record).then(settle);
@@ -80,19 +84,19 @@ export function createIngest({
   async function takeResponse(
     { deviceId, status }: Extract<Message, { kind: "check-response" }>,
     { identity, clientId }: Speaker,
-  ): Promise<string | undefined> {
+  ): Promise<string | undefined | false> {
     const outcome = await domain.commit(device, (ctx) =>
       recordCheckResponse(ctx, deviceId, status, (of) => maySpeakFor(identity, of)),
     );
     if (outcome === "recorded") return deviceId;
     reject(outcome === "unknown" ? "unknown_device" : "forbidden", clientId, deviceId);
-    return undefined;
+    return outcome === "forbidden" ? false : undefined;
   }
 
   async function takeAnnouncement(
     { announcement }: Extract<Message, { kind: "announcement" }>,
     { identity, clientId }: Speaker,
-  ): Promise<string | undefined> {
+  ): Promise<string | undefined | false> {
     const { foreign, refusal } = await domain.commit(device, (ctx) =>
       announceDevice(ctx, announcement, { maxDevices, speaker: identity }),
     );
@@ -104,20 +108,29 @@ export function createIngest({
         component: id,
       });
     }
+    if (refusal === "forbidden") return false;
     return refusal === undefined ? announcement.id : undefined;
+  }
+
+  /** Of what is none of the gateway's business, commands are: a device with a token is commanded by users only. */
+  function checkCommand({ identity, clientId }: Speaker, { payload }: InboundPublish): Promise<false> | undefined {
+    const target = targetOf(payload as Buffer);
+    if (mayCommand(domain, identity, target)) return undefined;
+    reject("forbidden", clientId, target);
+    return Promise.resolve(false);
   }
 
   return function ingest(speaker, packet) {
     if (packet.topic !== topic && packet.topic !== discoveryTopic) return undefined;
     if (packet.payload.byteLength > maxPayloadBytes) {
       reject("too_large", speaker.clientId);
-      return undefined;
+      return checkCommand(speaker, packet);
     }
     const message = packet.topic === topic ? parseMessage(packet.payload) : parseAnnouncement(packet.payload);
     if (message.kind === "rejected") reject(message.reason, speaker.clientId, message.detail);
     if (message.kind === "reading") return takeReading(message, speaker, packet);
     if (message.kind === "check-response") return takeResponse(message, speaker);
     if (message.kind === "announcement") return takeAnnouncement(message, speaker);
-    return undefined;
+    return checkCommand(speaker, packet);
   };
 }

@@ -1,4 +1,5 @@
 import { Readable } from "node:stream";
+import { isDeepStrictEqual } from "node:util";
 import type { Client, PublishPacket, Subscription } from "aedes";
 import { QlobberTrue } from "qlobber";
 import QlobberSub from "qlobber/aedes/qlobber-sub.js";
@@ -42,6 +43,8 @@ export interface PersistenceOptions {
   maxRetainedBytes: number;
   /** A session whose client stays away longer is over. */
   sessionExpiryMs: number;
+  /** Whether a message is for the client of a session: what is not does not fill its queue. Absent, everything is. */
+  isFor?: (owner: string | undefined, topic: string, payload: Buffer) => boolean;
 }
 
 type SubscriptionRecord = Pick<Subscription, "qos" | "rh" | "rap" | "nl"> & { subscriptionIdentifier?: number };
@@ -86,6 +89,11 @@ const copyPacket = ({
   messageId: undefined,
 });
 
+/** A QoS 2 message that was received and is not released yet. */
+interface Incoming {
+  messageId: number;
+}
+
 /** A message on its way to one session. */
 interface Queued {
   key: string;
@@ -99,6 +107,16 @@ interface Session {
   /** By `brokerId:brokerCounter`, oldest first. */
   queue: Map<string, Queued>;
   byMessageId: Map<number, Queued>;
+  /** Messages, and their bytes, that are on their way through a commit into this queue. */
+  reserved: { messages: number; bytes: number };
+}
+
+/** A place in a session's queue for a message that is being committed or has been, but is not in the queue yet. */
+interface Place {
+  clientId: string;
+  session: Session;
+  bytes: number;
+  row: number;
 }
 
 const qlobberOptions = { wildcard_one: "+", wildcard_some: "#", separator: "/" };
@@ -116,6 +134,16 @@ const storedBroker = "stored";
 
 const system = { kind: "system" } as const;
 
+const highestMessageId = 65_535;
+
+/**
+ * Calls back at once. A promise, even one that is resolved, lets messages of other publishers overtake, and Aedes drops
+ * what was overtaken: it takes it for a repetition.
+ */
+const atOnce = <T>(value: T): Promise<T> =>
+  // oxlint-disable-next-line unicorn/no-thenable
+  ({ then: (resolve: (value: T) => unknown) => resolve(value) }) as unknown as Promise<T>;
+
 export type Persistence = ReturnType<typeof createPersistence>;
 
 export function createPersistence(options: PersistenceOptions) {
@@ -123,13 +151,16 @@ export function createPersistence(options: PersistenceOptions) {
   const sessions = new Map<string, Session>();
   /** Whose each stored session is. */
   const owners = new Map<string, { owner: string; seenAt: number }>();
-  const incoming = new Map<string, Map<number, { messageId: number }>>();
+  const incoming = new Map<string, Map<number, Incoming>>();
+  /** When each of these is durable. */
+  const storing = new WeakMap<Incoming, Promise<void>>();
   const retained = new Map<string, StoredPacket>();
   const wills = new Map<string, Will>();
   const trie = new QlobberSub(qlobberOptions);
-  /** Rows of messages that were committed before their acknowledgement, by the payload that Aedes hands on. */
-  const accepted = new WeakMap<object, ReadonlyMap<string, number>>();
+  /** Places of messages that were committed before their acknowledgement, by the payload that Aedes hands on. */
+  const accepted = new WeakMap<object, readonly Place[]>();
   let isGranted: (client: Pick<Client, "id">, topic: string) => boolean = () => true;
+  const isFor = options.isFor ?? (() => true);
   let queuedBytes = 0;
   let retainedBytes = 0;
   let broker: { id: string } = { id: "" };
@@ -145,7 +176,12 @@ export function createPersistence(options: PersistenceOptions) {
   function open(clientId: string): Session {
     let session = sessions.get(clientId);
     if (session === undefined) {
-      session = { subscriptions: new Map(), queue: new Map(), byMessageId: new Map() };
+      session = {
+        subscriptions: new Map(),
+        queue: new Map(),
+        byMessageId: new Map(),
+        reserved: { messages: 0, bytes: 0 },
+      };
       sessions.set(clientId, session);
     }
     return session;
@@ -156,6 +192,8 @@ export function createPersistence(options: PersistenceOptions) {
     if (session === undefined) return;
     for (const [topic, { qos }] of session.subscriptions) if (qos > 0) trie.remove(topic, { clientId, topic });
     for (const { packet } of session.queue.values()) queuedBytes -= sizeOf(packet);
+    queuedBytes -= session.reserved.bytes;
+    session.reserved = { messages: 0, bytes: 0 };
     sessions.delete(clientId);
   }
 
@@ -168,7 +206,8 @@ export function createPersistence(options: PersistenceOptions) {
   }
 
   function hasRoom(clientId: string, bytes: number): boolean {
-    const waiting = sessions.get(clientId)?.queue.size ?? 0;
+    const session = sessions.get(clientId);
+    const waiting = session === undefined ? 0 : session.queue.size + session.reserved.messages;
     if (waiting < options.maxQueued && queuedBytes + bytes <= options.maxQueuedBytes) return true;
     counters.increment("mqtt.queue_dropped");
     log.sampled("mqtt.queue_dropped", "a session's queue is full: messages for it are dropped", { client: clientId });
@@ -196,11 +235,11 @@ export function createPersistence(options: PersistenceOptions) {
     if (pk !== undefined) await domain.commit(system, (ctx) => write(ctx, pk));
   }
 
-  function enqueue(clientId: string, given: GivenPacket, row: number | undefined): void {
+  function enqueue(clientId: string, given: GivenPacket): void {
     const packet = copyPacket(given);
     // Subscriptions that overlap are one delivery.
     if (open(clientId).queue.has(keyOf(packet))) return;
-    if (row !== undefined) return add(clientId, packet, row);
+    if (!isFor(owners.get(clientId)?.owner, packet.topic, toBuffer(given.payload ?? ""))) return;
     if (!hasRoom(clientId, sizeOf(packet))) return;
     const written = domain
       .commit(system, (ctx) => enqueueMessage(ctx, clientId, { ...packet, payload: toBuffer(packet.payload) }))
@@ -212,10 +251,48 @@ export function createPersistence(options: PersistenceOptions) {
     add(clientId, packet, written);
   }
 
-  /** The sessions that a message will be queued for, those with room. */
-  function targetsOf(topic: string, bytes: number): string[] {
-    const found = (trie.match(topic) as { clientId: string }[]).map(({ clientId }) => clientId);
-    return [...new Set(found)].filter((clientId) => hasRoom(clientId, bytes));
+  /** Takes places in the queues of the sessions that a message is for, those with room. */
+  function reserve(topic: string, payload: Buffer): Place[] {
+    const found = new Set((trie.match(topic) as { clientId: string }[]).map(({ clientId }) => clientId));
+    const places: Place[] = [];
+    const bytes = sizeOf({ topic, payload });
+    for (const clientId of found) {
+      if (!isFor(owners.get(clientId)?.owner, topic, payload) || !hasRoom(clientId, bytes)) continue;
+      const session = open(clientId);
+      session.reserved.messages += 1;
+      session.reserved.bytes += bytes;
+      queuedBytes += bytes;
+      places.push({ clientId, session, bytes, row: 0 });
+    }
+    return places;
+  }
+
+  /** @returns false where the session has ended meanwhile */
+  function giveUp({ clientId, session, bytes }: Place): boolean {
+    if (sessions.get(clientId) !== session) return false;
+    session.reserved.messages -= 1;
+    session.reserved.bytes -= bytes;
+    queuedBytes -= bytes;
+    return true;
+  }
+
+  /** Commits with what a message must be durable before its sender hears of it. */
+  async function commitAccepted(packet: PublishPacket, also?: (ctx: Ctx) => void): Promise<void> {
+    const payload = packet.payload as Buffer;
+    const places = reserve(packet.topic, payload);
+    const message = { topic: packet.topic, payload, qos: packet.qos, retain: false };
+    const isRetained = packet.retain && hasRetainedRoom(message);
+    try {
+      await domain.commit(system, (ctx) => {
+        also?.(ctx);
+        for (const place of places) place.row = enqueueMessage(ctx, place.clientId, message);
+        if (isRetained) putRetained(ctx, message);
+      });
+      accepted.set(payload, places);
+    } catch (error) {
+      for (const place of places) giveUp(place);
+      throw error;
+    }
   }
 
   function hasRetainedRoom({ topic, payload }: { topic: string; payload: Buffer }): boolean {
@@ -229,15 +306,6 @@ export function createPersistence(options: PersistenceOptions) {
     counters.increment("mqtt.retained_refused");
     log.sampled("mqtt.retained_refused", "no room for another retained message", { topic });
     return false;
-  }
-
-  /** What of a message must be durable before its sender hears that it has arrived. */
-  function acceptIn(ctx: Ctx, packet: PublishPacket, targets: readonly string[]): Map<string, number> {
-    const message = { topic: packet.topic, payload: toBuffer(packet.payload), qos: packet.qos, retain: false };
-    const rows = new Map<string, number>();
-    for (const clientId of targets) rows.set(clientId, enqueueMessage(ctx, clientId, message));
-    if (packet.retain && hasRetainedRoom(message)) putRetained(ctx, message);
-    return rows;
   }
 
   function load(state: BrokerState): void {
@@ -257,7 +325,32 @@ export function createPersistence(options: PersistenceOptions) {
     }
   }
 
-  function incomingOf(clientId: string): Map<number, { messageId: number }> {
+  function touch(clientId: string, owner: string): void {
+    const session = { clientId, owner, seenAt: now() };
+    owners.set(clientId, session);
+    writeBehind((ctx) => putSession(ctx, session));
+  }
+
+  function endSession(clientId: string): void {
+    owners.delete(clientId);
+    forget(clientId);
+    incoming.delete(clientId);
+    writeBehind((ctx) => deleteSession(ctx, clientId));
+  }
+
+  function discard(session: Session, queued: Queued): void {
+    remove(session, queued);
+    const { row } = queued;
+    if (typeof row === "number") writeBehind((ctx) => dequeueMessage(ctx, row));
+    else void row.then((pk) => pk !== undefined && writeBehind((ctx) => dequeueMessage(ctx, pk)));
+  }
+
+  const isTaken = ({ byMessageId }: Session, queued: Queued, messageId: number): boolean => {
+    const holder = byMessageId.get(messageId);
+    return holder !== undefined && holder !== queued;
+  };
+
+  function incomingOf(clientId: string): Map<number, Incoming> {
     let packets = incoming.get(clientId);
     if (packets === undefined) incoming.set(clientId, (packets = new Map()));
     return packets;
@@ -300,27 +393,62 @@ export function createPersistence(options: PersistenceOptions) {
      */
     accept(packet: PublishPacket): Promise<void> | undefined {
       if (packet.qos !== 1) return undefined;
-      const targets = targetsOf(packet.topic, packet.payload.length);
-      if (targets.length === 0 && !packet.retain) return undefined;
-      return domain
-        .commit(system, (ctx) => acceptIn(ctx, packet, targets))
-        .then((rows) => void accepted.set(packet.payload as Buffer, rows));
+      if (!packet.retain && (trie.match(packet.topic) as unknown[]).length === 0) return undefined;
+      return commitAccepted(packet);
+    },
+
+    /** An accepted message will not be acknowledged after all: its sender keeps it and sends it again. */
+    takeBack(packet: PublishPacket): void {
+      const payload = packet.payload as Buffer;
+      for (const place of accepted.get(payload) ?? []) {
+        giveUp(place);
+        writeBehind((ctx) => dequeueMessage(ctx, place.row));
+      }
+      accepted.delete(payload);
+    },
+
+    /** A message with this payload is queued for nobody. */
+    refuse: (payload: Buffer): void => void accepted.set(payload, []),
+
+    /** A message that is queued for a client was not for it. */
+    drop(client: Pick<Client, "id">, packet: GivenPacket): void {
+      const session = sessions.get(client.id);
+      const queued = session?.queue.get(keyOf(packet));
+      if (session !== undefined && queued !== undefined) discard(session, queued);
+    },
+
+    /** An identifier from which on as many as possible are free: none may stand for two messages. */
+    firstFreeMessageId(clientId: string): number {
+      const used = [...(sessions.get(clientId)?.byMessageId.keys() ?? [])].sort((a, b) => a - b);
+      let start = 1;
+      let widest = (used[0] ?? highestMessageId + 1) - 1;
+      for (const [i, id] of used.entries()) {
+        const gap = (used[i + 1] ?? highestMessageId + 1) - id - 1;
+        if (gap > widest) [start, widest] = [id + 1, gap];
+      }
+      return start;
     },
 
     /** Whose the stored session of a client id is. */
     ownerOf: (clientId: string): string | undefined => owners.get(clientId)?.owner,
 
-    /** A client is here with a session to keep, or has just left. @returns false where there is no room for another */
+    /** A client is here with a session to keep. @returns false where there is no room for another */
     keepSession(clientId: string, owner: string): boolean {
       if (!owners.has(clientId) && owners.size >= options.maxSessions) {
         counters.increment("mqtt.sessions_refused");
         return false;
       }
-      const session = { clientId, owner, seenAt: now() };
-      owners.set(clientId, session);
-      writeBehind((ctx) => putSession(ctx, session));
+      touch(clientId, owner);
       return true;
     },
+
+    /** A client has left: its session is kept from now on so long, unless it has ended. */
+    leaveSession(clientId: string, owner: string): void {
+      if (owners.get(clientId)?.owner === owner) touch(clientId, owner);
+    },
+
+    /** Ends a session with all that belongs to it. */
+    endSession,
 
     /** How it is told whether a subscription was granted. */
     filterSubscriptions(granted: typeof isGranted): void {
@@ -333,23 +461,27 @@ export function createPersistence(options: PersistenceOptions) {
     /** Ends sessions whose clients, none of them in `connected`, have stayed away too long. */
     expire(isConnected: (clientId: string) => boolean): void {
       const before = now() - options.sessionExpiryMs;
-      for (const [clientId, { seenAt }] of owners) {
-        if (seenAt >= before || isConnected(clientId)) continue;
-        counters.increment("mqtt.sessions_expired");
-        owners.delete(clientId);
-        forget(clientId);
-        incoming.delete(clientId);
-        writeBehind((ctx) => deleteSession(ctx, clientId));
+      for (const [clientId, { owner, seenAt }] of owners) {
+        if (isConnected(clientId)) {
+          // Now and then, so that a crash does not end the sessions of those who had been here for long.
+          if (seenAt < now() - options.sessionExpiryMs / 8) touch(clientId, owner);
+        } else if (seenAt < before) {
+          counters.increment("mqtt.sessions_expired");
+          endSession(clientId);
+        }
       }
     },
 
-    async storeRetained(given: GivenPacket) {
+    storeRetained(given: GivenPacket) {
       const packet = { ...given } as StoredPacket;
       const { topic, qos } = packet;
       const payload = toBuffer(packet.payload);
-      if (!hasRetainedRoom({ topic, payload })) return;
-      keepRetained(packet);
-      if (!accepted.has(payload)) writeBehind((ctx) => putRetained(ctx, { topic, payload, qos }));
+      if (hasRetainedRoom({ topic, payload })) {
+        // A copy: what has come from the network is a piece of something larger, which would be kept with it.
+        keepRetained({ ...packet, payload: copyPayload(packet.payload) });
+        if (!accepted.has(payload)) writeBehind((ctx) => putRetained(ctx, { topic, payload, qos }));
+      }
+      return atOnce(undefined);
     },
 
     createRetainedStreamCombi: (patterns: string[]) => Readable.from(matchRetained(patterns)),
@@ -360,8 +492,14 @@ export function createPersistence(options: PersistenceOptions) {
       // Aedes passes the whole SUBSCRIBE where one of its topics was allowed; those that were not must not deliver later.
       const allowed = subscriptions.filter(({ topic }) => isGranted(client, topic));
       open(client.id);
-      for (const { topic, ...record } of allowed) subscribe(client.id, topic, pickRecord(record));
-      await domain.commit(system, (ctx) => putSubscriptions(ctx, client.id, allowed));
+      const changed: Subscription[] = [];
+      for (const { topic, ...record } of allowed) {
+        // It passes it once for each of them, too.
+        if (isDeepStrictEqual(sessions.get(client.id)?.subscriptions.get(topic), pickRecord(record))) continue;
+        subscribe(client.id, topic, pickRecord(record));
+        changed.push({ topic, ...record } as Subscription);
+      }
+      await domain.commit(system, (ctx) => putSubscriptions(ctx, client.id, changed));
     },
 
     async removeSubscriptions(client: Pick<Client, "id">, topics: string[]) {
@@ -379,9 +517,7 @@ export function createPersistence(options: PersistenceOptions) {
       return [...(sessions.get(client.id)?.subscriptions ?? [])].map(([topic, record]) => ({ topic, ...record }));
     },
 
-    async subscriptionsByTopic(topic: string) {
-      return trie.match(topic) as Subscription[];
-    },
+    subscriptionsByTopic: (topic: string) => atOnce(trie.match(topic) as Subscription[]),
 
     async countOffline() {
       let clientsCount = 0;
@@ -398,16 +534,24 @@ export function createPersistence(options: PersistenceOptions) {
     },
 
     async outgoingEnqueue({ clientId }: { clientId: string }, packet: GivenPacket) {
-      enqueue(clientId, packet, undefined);
+      enqueue(clientId, packet);
     },
 
-    async outgoingEnqueueCombi(subscriptions: { clientId: string }[], packet: GivenPacket) {
-      const rows = accepted.get(packet.payload as Buffer);
-      for (const { clientId } of subscriptions) {
-        const row = rows?.get(clientId);
-        // Accepted before: what has no row then had no room, or came to be subscribed since.
-        if (rows === undefined || row !== undefined) enqueue(clientId, packet, row);
+    outgoingEnqueueCombi(subscriptions: { clientId: string }[], given: GivenPacket) {
+      const places = accepted.get(given.payload as Buffer);
+      if (subscriptions.length === 0 && (places === undefined || places.length === 0)) return atOnce(undefined);
+      // A copy, for all of them together; see storeRetained.
+      const packet = { ...given, payload: copyPayload(given.payload) };
+      if (places === undefined) for (const { clientId } of subscriptions) enqueue(clientId, packet);
+      else {
+        // What has no place had no room, or came to be subscribed since.
+        for (const place of places) {
+          if (giveUp(place)) add(place.clientId, copyPacket(packet), place.row);
+          else writeBehind((ctx) => dequeueMessage(ctx, place.row));
+        }
+        accepted.set(given.payload as Buffer, []);
       }
+      return atOnce(undefined);
     },
 
     /**
@@ -416,16 +560,22 @@ export function createPersistence(options: PersistenceOptions) {
      */
     async outgoingUpdate(client: Pick<Client, "id">, packet: GivenPacket) {
       const session = sessions.get(client.id);
-      const known = session?.queue.get(keyOf(packet));
-      if (session !== undefined && known !== undefined) {
+      // Of what is not kept, for want of room or because it is a retained message, there is nothing to note.
+      if (session === undefined) return;
+      const known = session.queue.get(keyOf(packet));
+      if (known !== undefined) {
+        // Aedes counts on from anywhere: an identifier that is in use would make two messages one.
+        while (isTaken(session, known, packet.messageId as number)) {
+          packet.messageId = ((packet.messageId as number) % highestMessageId) + 1;
+        }
         known.packet.messageId = packet.messageId;
-        if (packet.messageId !== undefined) session.byMessageId.set(packet.messageId, known);
+        session.byMessageId.set(packet.messageId as number, known);
         if (known.packet.qos === 2)
           await withRow(known, (ctx, pk) => setMessageId(ctx, pk, packet.messageId as number));
         return;
       }
-      const released = packet.messageId === undefined ? undefined : session?.byMessageId.get(packet.messageId);
-      if (session === undefined || released === undefined) throw new Error("no such packet");
+      const released = packet.messageId === undefined ? undefined : session.byMessageId.get(packet.messageId);
+      if (released === undefined || packet.cmd !== "pubrel") return;
       queuedBytes -= sizeOf(released.packet);
       released.packet = packet as StoredPacket;
       queuedBytes += sizeOf(packet);
@@ -434,14 +584,11 @@ export function createPersistence(options: PersistenceOptions) {
 
     async outgoingClearMessageId(client: Pick<Client, "id">, packet: GivenPacket) {
       const session = sessions.get(client.id);
-      // Without an identifier (Aedes passes what it did not forward) it is told by its number.
-      const queued =
-        packet.messageId === undefined ? session?.queue.get(keyOf(packet)) : session?.byMessageId.get(packet.messageId);
+      // Without an identifier, Aedes has not forwarded it: because a subscription that overlaps has already, or because
+      // it was not for this client (see `drop`).
+      const queued = packet.messageId === undefined ? undefined : session?.byMessageId.get(packet.messageId);
       if (session === undefined || queued === undefined) return undefined;
-      remove(session, queued);
-      const { row } = queued;
-      if (typeof row === "number") writeBehind((ctx) => dequeueMessage(ctx, row));
-      else void row.then((pk) => pk !== undefined && writeBehind((ctx) => dequeueMessage(ctx, pk)));
+      discard(session, queued);
       return queued.packet;
     },
 
@@ -451,15 +598,18 @@ export function createPersistence(options: PersistenceOptions) {
     /** PUBREC waits for this: from then on a repetition is known, and what others are owed is theirs. */
     async incomingStorePacket(client: Pick<Client, "id"> & { clean?: boolean }, packet: PublishPacket) {
       const messageId = packet.messageId as number;
-      incomingOf(client.id).set(messageId, { ...copyPacket(packet as never), messageId });
-      const targets = targetsOf(packet.topic, packet.payload.length);
-      if (client.clean === true && targets.length === 0 && !packet.retain) return;
+      const found = { ...copyPacket(packet as never), messageId };
+      incomingOf(client.id).set(messageId, found);
+      const isKept = client.clean !== true;
+      const isRefused = accepted.has(packet.payload as Buffer);
+      if (!isKept && (isRefused || (!packet.retain && (trie.match(packet.topic) as unknown[]).length === 0))) return;
+      const note = (ctx: Ctx): void => {
+        if (isKept) putIncoming(ctx, client.id, messageId);
+      };
+      const stored = isRefused ? domain.commit(system, note) : commitAccepted(packet, note);
+      storing.set(found, stored);
       try {
-        const rows = await domain.commit(system, (ctx) => {
-          if (client.clean !== true) putIncoming(ctx, client.id, messageId);
-          return acceptIn(ctx, packet, targets);
-        });
-        accepted.set(packet.payload as Buffer, rows);
+        await stored;
       } catch (error) {
         incoming.get(client.id)?.delete(messageId);
         throw error;
@@ -469,13 +619,16 @@ export function createPersistence(options: PersistenceOptions) {
     async incomingGetPacket(client: Pick<Client, "id">, packet: { messageId?: number | undefined }) {
       const found = incoming.get(client.id)?.get(packet.messageId as number);
       if (found === undefined) throw new Error("no such packet");
+      // PUBREC for a repetition does not come before that for the first.
+      await storing.get(found);
       return found;
     },
 
+    /** PUBCOMP waits for this: from then on the identifier may stand for another message. */
     async incomingDelPacket(client: Pick<Client, "id">, packet: { messageId?: number | undefined }) {
       const messageId = packet.messageId as number;
       if (incoming.get(client.id)?.delete(messageId) !== true) throw new Error("no such packet");
-      writeBehind((ctx) => deleteIncoming(ctx, client.id, messageId));
+      if (owners.has(client.id)) await domain.commit(system, (ctx) => deleteIncoming(ctx, client.id, messageId));
     },
 
     async cleanIncoming(client: Pick<Client, "id">) {
@@ -519,5 +672,8 @@ export function createPersistence(options: PersistenceOptions) {
 
 const pickRecord = ({ qos, rh, rap, nl, subscriptionIdentifier }: SubscriptionRecord): SubscriptionRecord =>
   ({ qos, rh, rap, nl, ...(subscriptionIdentifier !== undefined && { subscriptionIdentifier }) }) as SubscriptionRecord;
+
+const copyPayload = (payload: string | Buffer = ""): string | Buffer =>
+  typeof payload === "string" ? payload : Buffer.from(payload);
 
 const toBuffer = (payload: string | Buffer): Buffer => (typeof payload === "string" ? Buffer.from(payload) : payload);

@@ -1,6 +1,9 @@
-import type { Ctx, Domain } from "../core/ctx.ts";
 import { findComponent } from "../core/components.ts";
+import type { Ctx, Domain } from "../core/ctx.ts";
+import { findDevice } from "../core/devices.ts";
+import { maySpeakFor, type Identity } from "../core/identities.ts";
 import { parseJson } from "../core/json.ts";
+import { parseAnnouncement, parseMessage } from "./messages.ts";
 
 /** The UUID of the device that a message on the shared topic is meant for; `undefined` where it is meant for none. */
 export type TargetOf = (payload: Buffer) => string | undefined;
@@ -34,4 +37,36 @@ export function createTargets(domain: Domain): TargetOf {
     }
     return target.deviceId;
   };
+}
+
+/** Whether a message says what its speaker may not say: for another device, or a command to one that is not its own. */
+export type IsForged = (speaker: Identity, message: { topic: string; payload: Buffer | string }) => boolean;
+
+/** For messages that nothing else looks at: wills. */
+export function createForgeryCheck(domain: Domain, topic: string): IsForged {
+  const targetOf = createTargets(domain);
+
+  function sourceOf(ctx: Ctx, on: string, payload: Buffer): string | undefined {
+    const message = on === topic ? parseMessage(payload) : parseAnnouncement(payload);
+    if (message.kind === "reading") return findComponent(ctx, "sensor", message.sensorId)?.deviceId;
+    if (message.kind === "check-response") return message.deviceId;
+    return message.kind === "announcement" ? message.announcement.id : undefined;
+  }
+
+  return function isForged(speaker, message) {
+    const payload = Buffer.from(message.payload);
+    if (!mayCommand(domain, speaker, targetOf(payload))) return true;
+    return domain.read(system, (ctx) => {
+      const source = sourceOf(ctx, message.topic, payload);
+      const device = source === undefined ? undefined : findDevice(ctx, source);
+      return device !== undefined && !maySpeakFor(speaker, device);
+    });
+  };
+}
+
+/** Users command every device, anybody else those for which they may speak. */
+export function mayCommand(domain: Domain, speaker: Identity, targetId: string | undefined): boolean {
+  if (targetId === undefined || speaker.kind === "user") return true;
+  const device = domain.read(system, (ctx) => findDevice(ctx, targetId));
+  return device === undefined || maySpeakFor(speaker, device);
 }
