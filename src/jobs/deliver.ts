@@ -1,8 +1,6 @@
 import type { Domain } from "../core/ctx.ts";
 import type { Bus } from "../core/events.ts";
 import {
-  enqueueData,
-  isDataWaiting,
   isDelivered,
   isOutboxFull,
   listDue,
@@ -12,8 +10,8 @@ import {
   trimDeliveryLog,
   trimOutbox,
   type DueDelivery,
-  type WebhookLimits,
-} from "../core/webhooks.ts";
+} from "../core/deliveries.ts";
+import { enqueueData, isDataWaiting, type WebhookLimits } from "../core/webhooks.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
 import { startPeriodic, type Job } from "./periodic.ts";

@@ -6,7 +6,7 @@ import { isIP } from "node:net";
 import { networkInterfaces } from "node:os";
 import { isLoopback } from "../core/peers.ts";
 import { findForbiddenTarget, plainAddress } from "../core/targets.ts";
-import { maxRetryAfterMs, type Attempt } from "../core/webhooks.ts";
+import { maxRetryAfterMs, type Attempt } from "../core/deliveries.ts";
 
 export interface SendInput {
   url: string;

@@ -5,7 +5,7 @@ import type { AddressInfo } from "node:net";
 import { networkInterfaces } from "node:os";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { findForbiddenTarget } from "../../src/core/targets.ts";
-import type { Attempt } from "../../src/core/webhooks.ts";
+import type { Attempt } from "../../src/core/deliveries.ts";
 import { createSender, type SenderOptions } from "../../src/jobs/send.ts";
 import { logIn, until, type Api } from "../support/client.ts";
 import { startLocalGateway, type LocalGateway } from "../support/gateway.ts";
