@@ -1,6 +1,6 @@
-import type { Server, ServerResponse } from "node:http";
+import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { createAdaptorServer } from "@hono/node-server";
+import { createAdaptorServer, type HttpBindings } from "@hono/node-server";
 import { getConnInfo } from "@hono/node-server/conninfo";
 import { Hono, type Context } from "hono";
 import { bodyLimit } from "hono/body-limit";
@@ -122,6 +122,12 @@ export function createHttpApp(options: HttpOptions): Hono<{ Variables: RequestId
   app.notFound((c) => renderError(c, new DomainError("not_found", "resource not found")));
   app.onError((error, c) => {
     if (error instanceof DomainError) return renderError(c, error);
+    // Whoever hangs up amid a body, or is cut off for sending too slowly: no fault of the gateway's, and nobody to tell.
+    const { incoming } = c.env as HttpBindings;
+    if (incoming.destroyed && !incoming.complete) {
+      counters.increment("http.bodies_cut_off");
+      return renderError(c, new DomainError("invalid", "the body ended early"));
+    }
     counters.increment("http.errors");
     log.error("request failed", {
       id: c.get("requestId"),
@@ -188,10 +194,23 @@ export async function listen(
     host,
     port,
     maxConnections,
+    webSocketPath,
     counters,
-  }: { host: string | undefined; port: number; maxConnections: number; counters: Counters },
+  }: {
+    host: string | undefined;
+    port: number;
+    maxConnections: number;
+    /** Where `upgrade` is emitted, for WebSocket alone. Whoever asks for anything else is answered in HTTP/1.1. */
+    webSocketPath: string;
+    counters: Counters;
+  },
 ): Promise<HttpServer> {
-  const server = createAdaptorServer({ fetch: app.fetch, serverOptions }) as Server;
+  const shouldUpgradeCallback = (request: IncomingMessage): boolean =>
+    request.url?.split("?", 1)[0] === webSocketPath && request.headers.upgrade?.toLowerCase() === "websocket";
+  const server = createAdaptorServer({
+    fetch: app.fetch,
+    serverOptions: { ...serverOptions, shouldUpgradeCallback },
+  }) as Server;
   server.maxConnections = maxConnections;
   server.on("drop", () => counters.increment("http.connections_dropped"));
   await new Promise<void>((resolve, reject) => {

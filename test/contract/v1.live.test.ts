@@ -64,6 +64,18 @@ const isOver = async (socket: Socket): Promise<boolean> => {
 };
 const countIs = (stream: Stream, n: number) => until(() => stream.events.length >= n && stream.events);
 
+test("HEAD sees the headers and takes no listener's place", async () => {
+  await gateway.close();
+  gateway = await startLocalGateway({ env: { ...env, LAMBDAIOT_SERVER_MAX_LIVE_CLIENTS: "1" } });
+  api = await logIn(gateway.url);
+  for (let i = 0; i < 3; i++) {
+    const { status, headers, body } = await api("HEAD", "/v1/live");
+    expect([status, headers.get("Content-Type"), body]).toEqual([200, "text/event-stream", ""]);
+  }
+  expect((await listen()).response.statusCode).toBe(200);
+  expect(gateway.app.counters.get("live.refused")).toBe(0);
+});
+
 test("readings, status changes and alerts arrive in the order in which they happened, by whichever door", async () => {
   const { sensors } = await create("SC-TEMP-001");
   const sensor = sensors[0].id;
