@@ -4,7 +4,8 @@ import { join } from "node:path";
 import * as fc from "fast-check";
 import { parse } from "smol-toml";
 import { afterAll, describe, expect, test } from "vitest";
-import { envName, parseConfig, readConfigFile, renderSample, renderTable, sections } from "../src/config.ts";
+import { sections } from "../src/config-keys.ts";
+import { envName, parseConfig, readConfigFile, renderSample, renderTable } from "../src/config.ts";
 import { StartError } from "../src/core/errors.ts";
 
 const load = (text: string, env: Record<string, string> = {}) =>

@@ -25,7 +25,7 @@ const reading = { sensor_pk: 1, value_at: 1_768_384_800_000, value: 21.5 };
 function makeStoreOf(schema: number): void {
   const sqlite = new Sqlite(path);
   for (const { statements } of migrations.slice(0, schema)) for (const statement of statements) sqlite.exec(statement);
-  sqlite.pragma(`application_id = ${0x6c696f74}`);
+  sqlite.pragma("application_id = 0x6c696f74");
   sqlite.pragma(`user_version = ${schema}`);
   sqlite
     .prepare(
