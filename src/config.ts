@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { hostname, networkInterfaces } from "node:os";
 import { parse } from "smol-toml";
 import * as v from "valibot";
-import { maxHeaderBytes, product, rulePattern, sections, toMicros, type Key } from "./config-keys.ts";
+import { maxHeaderBytes, rulePattern, sections, toMicros, type Key, type product } from "./config-keys.ts";
 import { StartError } from "./core/errors.ts";
 import { parseJson } from "./core/json.ts";
 import type { Product } from "./core/products.ts";
