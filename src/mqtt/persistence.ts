@@ -419,7 +419,7 @@ export function createPersistence(options: PersistenceOptions) {
 
     /** An identifier from which on as many as possible are free: none may stand for two messages. */
     firstFreeMessageId(clientId: string): number {
-      const used = [...(sessions.get(clientId)?.byMessageId.keys() ?? [])].sort((a, b) => a - b);
+      const used = [...(sessions.get(clientId)?.byMessageId.keys() ?? [])].toSorted((a, b) => a - b);
       let start = 1;
       let widest = (used[0] ?? highestMessageId + 1) - 1;
       for (const [i, id] of used.entries()) {
@@ -497,7 +497,7 @@ export function createPersistence(options: PersistenceOptions) {
         // It passes it once for each of them, too.
         if (isDeepStrictEqual(sessions.get(client.id)?.subscriptions.get(topic), pickRecord(record))) continue;
         subscribe(client.id, topic, pickRecord(record));
-        changed.push({ topic, ...record } as Subscription);
+        changed.push({ topic, ...record });
       }
       await domain.commit(system, (ctx) => putSubscriptions(ctx, client.id, changed));
     },
