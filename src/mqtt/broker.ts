@@ -7,7 +7,7 @@ import { WebSocketServer, createWebSocketStream } from "ws";
 import type { Command, PublishCommand } from "../core/commands.ts";
 import { StartError } from "../core/errors.ts";
 import { anyone, ownerOf } from "../core/identities.ts";
-import { resolvePeer } from "../core/peers.ts";
+import { readForwarded, resolvePeer } from "../core/peers.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
 import type { Acl, Speaker } from "./acl.ts";
@@ -280,9 +280,8 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       if (deviceId === false) withhold(packet);
       else if (deviceId !== undefined) speakers.set(deviceId, client.id);
       // Only now is it known whether it is to go any further.
-      const owed = persistence.accept(packet);
-      if (owed === undefined) settle(null);
-      else owed.then(() => settle(null), settle);
+      const due = persistence.accept(packet);
+      return due === undefined ? settle(null) : due.then(() => settle(null), settle);
     }, settle);
   }
 
@@ -321,11 +320,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   });
 
   const peerOf = (client: Client) =>
-    resolvePeer(
-      addressOf(client),
-      client.req?.headers["x-forwarded-for"] ?? client.req?.headers.forwarded,
-      options.trustedProxies,
-    );
+    resolvePeer(addressOf(client), client.req && readForwarded(client.req.headers), options.trustedProxies);
 
   aedes.on("clientDisconnect", (client) => {
     if (!client.clean) persistence.leaveSession(client.id, ownerOf(speakerOf(client).identity));
@@ -382,7 +377,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       webSockets.handleUpgrade(request, socket, head, (webSocket) => {
         const { address } = resolvePeer(
           request.socket.remoteAddress ?? "",
-          request.headers["x-forwarded-for"],
+          readForwarded(request.headers),
           options.trustedProxies,
         );
         const connection = options.gate.admitStream(createWebSocketStream(webSocket), address);

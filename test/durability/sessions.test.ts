@@ -74,7 +74,7 @@ type State = { text: string; qos: 1 | 2; isReleased: boolean };
 function startPublisher(index: number, port: number) {
   const inFlight = new Map<number, State>();
   const acknowledged = { 1: new Set<string>(), 2: new Set<string>() };
-  let isStopping = false;
+  const stopping = new AbortController();
   let count = 0;
   let nextId = 0;
 
@@ -103,7 +103,7 @@ function startPublisher(index: number, port: number) {
   }
 
   const done = (async () => {
-    while (!isStopping || inFlight.size > 0) {
+    while (!stopping.signal.aborted || inFlight.size > 0) {
       const dialled = await dial(port, `publisher-${index}`, take);
       if (dialled === undefined) {
         await sleep(30);
@@ -113,8 +113,8 @@ function startPublisher(index: number, port: number) {
       for (const [id, state] of inFlight) {
         line.send(state.isReleased ? { cmd: "pubrel", messageId: id } : publish(id, state, true));
       }
-      while (line.isOpen() && (!isStopping || inFlight.size > 0)) {
-        while (!isStopping && inFlight.size < 6) {
+      while (line.isOpen() && (!stopping.signal.aborted || inFlight.size > 0)) {
+        while (!stopping.signal.aborted && inFlight.size < 6) {
           do nextId = (nextId % identifiers) + 1;
           while (inFlight.has(nextId));
           const state: State = { text: `${index}:${count}`, qos: count % 2 === 0 ? 1 : 2, isReleased: false };
@@ -131,7 +131,7 @@ function startPublisher(index: number, port: number) {
     acknowledged,
     count: () => count,
     stop: () => {
-      isStopping = true;
+      stopping.abort();
       return done;
     },
   };
@@ -143,7 +143,7 @@ function startSubscriber(port: number) {
   /** Identifiers of QoS 2 messages whose PUBREL has not come. */
   const unreleased = new Set<number>();
   const sessions: boolean[] = [];
-  let isStopping = false;
+  const stopping = new AbortController();
   let isSubscribed = false;
 
   function take(packet: Packet, line: Line): void {
@@ -167,7 +167,7 @@ function startSubscriber(port: number) {
   }
 
   const done = (async () => {
-    while (!isStopping) {
+    while (!stopping.signal.aborted) {
       const dialled = await dial(port, "subscriber", take);
       if (dialled === undefined) {
         await sleep(30);
@@ -177,7 +177,7 @@ function startSubscriber(port: number) {
       if (isSubscribed) sessions.push(isSessionPresent);
       else line.send({ cmd: "subscribe", messageId: 1, subscriptions: [{ topic: "load/#", qos: 2 }] });
       await Promise.race([line.closed, sleep(200 + random() * 400)]);
-      while (isStopping && line.isOpen()) await sleep(20);
+      while (stopping.signal.aborted && line.isOpen()) await sleep(20);
       line.close();
       await sleep(random() * 200);
     }
@@ -188,7 +188,7 @@ function startSubscriber(port: number) {
     isSubscribed: () => isSubscribed,
     /** Ends it where it is away or comes back to; the last connection stays until `finish`. */
     stop: () => {
-      isStopping = true;
+      stopping.abort();
       return done;
     },
   };
