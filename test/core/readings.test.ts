@@ -316,7 +316,12 @@ describe("listReadings", () => {
     await t.commit((ctx) => createReading(ctx, { sensorId, value: 1 }));
     for (const offset of [1, 2, 1_000_000, Number.MAX_SAFE_INTEGER - 1_000]) {
       expect(t.read((ctx) => listReadings(ctx, { sensorId, limit: 10, offset }))).toEqual([]);
-      expect(t.read((ctx) => listReadings(ctx, { limit: 10, offset }))).toEqual([]);
     }
+    for (const offset of [1, 2, 100_000]) expect(t.read((ctx) => listReadings(ctx, { limit: 10, offset }))).toEqual([]);
+  });
+
+  test("an offset of more than 100,000 over all sensors is refused", () => {
+    for (const offset of [100_001, Number.MAX_SAFE_INTEGER - 1_000])
+      expect(() => t.read((ctx) => listReadings(ctx, { limit: 10, offset }))).toThrow(/more than 100000 readings back/);
   });
 });
