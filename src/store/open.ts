@@ -120,7 +120,7 @@ function takeLock(lock: Database): Database {
 }
 
 function setPragmas(sqlite: Database): void {
-  // Pages that retention frees can be given back to the disk. Takes effect only before the first table is made.
+  // So that pages that deletions free can be given back to the disk. Takes effect only before the first table is made.
   sqlite.pragma("auto_vacuum = INCREMENTAL");
   // Readers never wait for the writer, and a commit appends to one file.
   sqlite.pragma("journal_mode = WAL");
