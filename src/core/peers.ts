@@ -45,6 +45,18 @@ export interface Peer {
 export const isPeerAllowed = (rule: PeerRule, peer: Peer): boolean =>
   rule === "open" || (rule === "lan" && peer.isLocal);
 
+/** By these a proxy shows itself that does not say for whom it speaks, or not in a way that is believed. */
+const traces = ["x-real-ip", "x-forwarded-host", "x-forwarded-proto"];
+
+/** What a request's headers say of the proxies behind it, for {@link resolvePeer}; `undefined` where none shows itself. */
+export function readForwarded(
+  headers: Readonly<Record<string, string | string[] | undefined>>,
+): string | string[] | undefined {
+  const hops = headers["x-forwarded-for"] ?? headers["forwarded"];
+  if (hops !== undefined) return hops;
+  return traces.some((name) => headers[name] !== undefined) ? "unknown" : undefined; // RFC 7239, section 6.2
+}
+
 /**
  * The caller behind a connection. A proxy in `trustedProxies` is believed when it says for whom it speaks, the last
  * address in `X-Forwarded-For` that is no such proxy; the header from anybody else makes the caller count as outside. So

@@ -9,7 +9,7 @@ import type { PublishCommand } from "../core/commands.ts";
 import type { Domain } from "../core/ctx.ts";
 import { DomainError, StartError } from "../core/errors.ts";
 import type { Probes } from "../core/health.ts";
-import { resolvePeer, type PeerRule } from "../core/peers.ts";
+import { readForwarded, resolvePeer, type PeerRule } from "../core/peers.ts";
 import type { Shop } from "../core/products.ts";
 import type { Tokens } from "../core/tokens.ts";
 import type { WebhookLimits } from "../core/webhooks.ts";
@@ -145,8 +145,8 @@ export function createHttpApp(options: HttpOptions): Hono<{ Variables: RequestId
   }
 
   function peerOf(c: Context) {
-    const forwarded = c.req.header("X-Forwarded-For") ?? c.req.header("Forwarded");
-    return resolvePeer(getConnInfo(c).remote.address ?? "", forwarded, options.trustedProxies);
+    const { headers } = (c.env as HttpBindings).incoming;
+    return resolvePeer(getConnInfo(c).remote.address ?? "", readForwarded(headers), options.trustedProxies);
   }
 
   /** Every path speaks the dialect of its prefix, those that lead nowhere too. */

@@ -156,6 +156,7 @@ describe("a rule", () => {
     ],
     [{ deviceId: device, condition: "no_data" }, "for must say how long the silence lasts", "for"],
     [{ deviceId: device, condition: "no_data", for: 0 }, "for must say how long the silence lasts", "for"],
+    [{ deviceId: device, condition: "no_data", for: 0.0004 }, "for must say how long the silence lasts", "for"],
     [
       { deviceId: device, condition: "no_data", for: 60, threshold: 1 },
       "threshold does not go with no_data",

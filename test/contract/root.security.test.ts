@@ -30,6 +30,9 @@ describe("auth.registration", () => {
     ["X-Forwarded-For of this very machine", { "X-Forwarded-For": "127.0.0.1" }],
     ["an empty X-Forwarded-For", { "X-Forwarded-For": "" }],
     ["Forwarded", { Forwarded: "for=192.168.1.20;proto=https" }],
+    ["X-Real-IP alone", { "X-Real-IP": "192.168.1.20" }],
+    ["X-Forwarded-Proto alone", { "X-Forwarded-Proto": "https" }],
+    ["X-Forwarded-Host alone", { "X-Forwarded-Host": "gateway.example" }],
   ])("lan, the default: a caller with %s from a proxy that nobody vouches for is outside", async (_, headers) => {
     const api = await start({});
     expect(shown(await api("POST", "/register", user, headers as Record<string, string>))).toEqual(notAllowed);

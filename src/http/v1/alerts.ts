@@ -128,7 +128,7 @@ function toRuleInput(ctx: Ctx, body: RuleBody): RuleInput {
   const [low, high] = Array.isArray(bound) ? bound : [bound, null];
   if (kind === "no_data") {
     if (bound !== null) fail("threshold does not go with no_data", "threshold");
-    if (body.for <= 0) fail("for must say how long the silence lasts", "for");
+    if (Math.round(body.for * 1_000) <= 0) fail("for must say how long the silence lasts", "for");
     if (clear !== null) fail("clear does not go with no_data", "clear");
   } else if (kind === "outside") {
     if (low === null || high === null || low > high) fail("threshold must be [low, high] for outside", "threshold");
