@@ -145,23 +145,23 @@ export function testWebhook(ctx: Ctx, id: string): Delivery {
 export const dataIntervalMs = 1_000;
 const maxReadingsPerDelivery = 1_000;
 
+/**
+ * Requests of this kind that may wait for one receiver. Beyond it nothing is made up, and nothing is lost either: the
+ * readings are in the store, and are told of once there is room again.
+ */
+const maxWaitingData = 60;
+
 /** Not while the last one is still untried: what a slow receiver has no time for is gathered, and does not queue up. */
-const isDataDue = (ctx: Ctx, { pk, lastDataAt }: Webhook): boolean =>
-  Math.abs(ctx.now() - lastDataAt) >= dataIntervalMs &&
-  ctx.db
-    .select({ pk: deliveries.pk })
+function isDataDue(ctx: Ctx, { pk, lastDataAt }: Webhook): boolean {
+  if (Math.abs(ctx.now() - lastDataAt) < dataIntervalMs) return false;
+  const waiting = ctx.db
+    .select({ attempts: deliveries.attempts })
     .from(deliveries)
-    .where(
-      and(
-        eq(deliveries.webhookPk, pk),
-        eq(deliveries.status, "pending"),
-        eq(deliveries.nextAttemptAt, lastDataAt), // as it was made: straight to its place in the index
-        eq(deliveries.event, "data.received"),
-        eq(deliveries.attempts, 0),
-      ),
-    )
-    .limit(1)
-    .get() === undefined;
+    .where(and(eq(deliveries.webhookPk, pk), eq(deliveries.status, "pending"), eq(deliveries.event, "data.received")))
+    .limit(maxWaitingData)
+    .all();
+  return waiting.length < maxWaitingData && waiting.every(({ attempts }) => attempts > 0);
+}
 
 /** True where a webhook is to be told of readings, and its last second is over. */
 export const isDataWaiting = (ctx: Ctx): boolean => {
