@@ -7,7 +7,7 @@ import { WebSocketServer, createWebSocketStream } from "ws";
 import type { Command, PublishCommand } from "../core/commands.ts";
 import { StartError } from "../core/errors.ts";
 import { anyone, ownerOf } from "../core/identities.ts";
-import { readForwarded, resolvePeer } from "../core/peers.ts";
+import { readForwarded, resolvePeer, type Peer } from "../core/peers.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
 import type { Acl, Speaker } from "./acl.ts";
@@ -319,8 +319,12 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     log.error("broker error", { error });
   });
 
-  const peerOf = (client: Client) =>
-    resolvePeer(addressOf(client), client.req && readForwarded(client.req.headers), options.trustedProxies);
+  function peerOf(client: Client): Peer {
+    const { req } = client;
+    const peer = resolvePeer(addressOf(client), req && readForwarded(req.headers), options.trustedProxies);
+    // A browser on the local network speaks for whatever page it shows: one from elsewhere is not local by that.
+    return req !== undefined && isForeignPage(req.headers) ? { ...peer, isLocal: false } : peer;
+  }
 
   aedes.on("clientDisconnect", (client) => {
     if (!client.clean) persistence.leaveSession(client.id, ownerOf(speakerOf(client).identity));
@@ -423,6 +427,10 @@ const publish = (aedes: Aedes, topic: string, command: Command): Promise<void> =
 
 const refusal = (message: string, code: number): AuthenticateError =>
   Object.assign(new Error(message), { returnCode: code });
+
+/** Whether a browser says that the page behind a request did not come from this gateway (RFC 6454). */
+const isForeignPage = ({ origin, host }: IncomingMessage["headers"]): boolean =>
+  origin !== undefined && URL.parse(origin)?.host !== host;
 
 const addressOf = (client: Client): string =>
   client.req?.socket.remoteAddress ?? (client.conn as Socket).remoteAddress ?? "";

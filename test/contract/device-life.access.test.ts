@@ -140,3 +140,17 @@ describe("a device that listens on the main topic", () => {
     expect((await api("GET", `/sensor-readings?sensor_id=${sensor_id}`)).body).toHaveLength(1);
   });
 });
+
+describe("a page in a browser", () => {
+  test("of this gateway's own may connect as its machine may; one from elsewhere needs credentials", async () => {
+    const { wsUrl, url } = await start();
+    const from = (origin: string, more: IClientOptions = {}): Promise<number> =>
+      tryConnect(wsUrl, { wsOptions: { headers: { Origin: origin } }, ...more });
+    const admin = await logIn(url);
+    const { body } = await admin("POST", "/v1/api-keys", { name: "dashboard" });
+    expect(await from(url)).toBe(accepted);
+    expect(await from("https://elsewhere.example")).toBe(notAuthorized);
+    expect(await from("null")).toBe(notAuthorized);
+    expect(await from("https://elsewhere.example", { username: "page", password: body.key })).toBe(accepted);
+  });
+});
