@@ -88,7 +88,7 @@ export async function openWire(url: string): Promise<Wire> {
   let isClosed = false;
   let bytes = Buffer.alloc(0);
   const wake = (): void => waiting.splice(0).forEach((go) => go());
-  socket.on("data", (chunk) => {
+  socket.on("data", (chunk: Buffer) => {
     bytes = Buffer.concat([bytes, chunk]);
     for (;;) {
       let length = 0;
