@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { connect } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { connectMqtt, createApi, logIn, openInbox, type Api } from "../support/client.ts";
+import { connectMqtt, createApi, logIn, openInbox, until, type Api } from "../support/client.ts";
 import { makeFolder, startBuiltGateway, type BuiltGateway } from "../support/gateway.ts";
 import { readMemory, readStore, smallGateway, startGoodDevice, type GoodDevice } from "./good-device.ts";
 
@@ -188,14 +188,22 @@ test("a will that is a reading is not stored", async () => {
 });
 
 test.each(["$SYS/new/clients", "$SYS/sub/add", "$lambdaiot"])(
-  "the broker's own topic %s is closed to clients",
+  "what is sent to the broker's own topic %s is acknowledged, and goes nowhere",
   async (topic) => {
+    const admin = await logIn(gateway.url);
+    const { body } = await admin("POST", "/v1/api-keys", { name: "witness" });
+    const witness = await connectMqtt(gateway.mqttUrl, { username: "witness", password: body.key });
+    const heard: string[] = [];
+    witness.on("message", (on) => void heard.push(on));
+    await witness.subscribeAsync([topic, "after"], { qos: 1 });
     const client = await connectMqtt(gateway.mqttUrl);
-    const closed = new Promise<void>((resolve) => void client.once("close", () => resolve()));
-    client.publish(topic, reading({}), { qos: 1 }, () => undefined);
-    await closed;
-    expect(client.connected).toBe(false);
-    client.end(true);
+    await client.publishAsync(topic, reading({}), { qos: 1, retain: true });
+    await client.publishAsync("after", "1", { qos: 1 });
+    await until(() => heard.includes("after"));
+    expect(heard).toEqual(["after"]);
+    expect(client.connected).toBe(true);
+    await witness.endAsync();
+    await client.endAsync();
   },
 );
 
