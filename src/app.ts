@@ -50,8 +50,18 @@ export const mqttWebSocketPath = "/mqtt";
 export async function startApp({ config, log, now = Date.now }: AppOptions): Promise<App> {
   const counters = createCounters();
   const started: (() => Promise<void> | void)[] = [];
-  const closeAll = async (): Promise<void> => {
-    for (const close of started.toReversed()) await close();
+  /** Whatever one part does, the others are closed too, the store last. @returns what went wrong */
+  const closeAll = async (): Promise<unknown[]> => {
+    const failures: unknown[] = [];
+    for (const close of started.toReversed()) {
+      try {
+        await close();
+      } catch (error) {
+        log.error("a part of the gateway did not close", { error });
+        failures.push(error);
+      }
+    }
+    return failures;
   };
   try {
     const store = openStore({
@@ -203,7 +213,16 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     });
     started.push(() => broker.stopAccepting());
 
-    return { httpPort: http.port, mqttPort: broker.port, storePath: store.path, counters, close: closeAll };
+    return {
+      httpPort: http.port,
+      mqttPort: broker.port,
+      storePath: store.path,
+      counters,
+      async close() {
+        const [failure] = await closeAll();
+        if (failure !== undefined) throw failure;
+      },
+    };
   } catch (error) {
     await closeAll();
     throw error;

@@ -44,9 +44,8 @@ export function startProbes({
   return {
     database() {
       const { commitMs } = store.writer.stats();
-      const disk = statfsSync(dirname(store.path));
       const wal = statSync(`${store.path}-wal`, { throwIfNoEntry: false });
-      return { answers: store.isHealthy(), commitMs, freeBytes: disk.bavail * disk.bsize, walBytes: wal?.size ?? 0 };
+      return { answers: store.isHealthy(), commitMs, freeBytes: readFreeBytes(store.path), walBytes: wal?.size ?? 0 };
     },
     mqtt: () => ({ listening: broker.isListening(), dropped: recentDrops.last(), loopLagMs }),
     processor: () => ({ pendingWrites: store.writer.stats().pending, failedCommits: recentFailures.last() }),
@@ -55,6 +54,16 @@ export function startProbes({
       loop.disable();
     },
   };
+}
+
+/** 0 where the folder is gone: a disk that was pulled out has no room. */
+function readFreeBytes(path: string): number {
+  try {
+    const { bavail, bsize } = statfsSync(dirname(path));
+    return bavail * bsize;
+  } catch {
+    return 0;
+  }
 }
 
 const sum = (counters: Counters, names: readonly string[]): number =>

@@ -40,7 +40,7 @@ const summaryColumns = (ctx: Ctx) => ({
   id: displayId,
   name: devices.name,
   type: typeColumn(ctx),
-  status: wordColumn(ctx),
+  status: wordColumn(ctx.db),
   lastSeenAt: devices.lastSeenAt,
 });
 
@@ -58,7 +58,7 @@ export function listSummaries(
   { status, type, limit, offset }: DeviceQuery,
 ): { devices: DeviceSummary[]; total: number } {
   const where = and(
-    status === undefined ? undefined : sql`${wordColumn(ctx)} = ${status}`,
+    status === undefined ? undefined : sql`${wordColumn(ctx.db)} = ${status}`,
     type === undefined
       ? undefined
       : or(

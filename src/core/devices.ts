@@ -65,7 +65,7 @@ export function changeStatus(ctx: Ctx, devicePk: number, change: () => void): vo
 
 const readStatus = (ctx: Ctx, devicePk: number) =>
   ctx.db
-    .select({ deviceId: displayId, word: wordColumn(ctx), lastSeenAt: devices.lastSeenAt })
+    .select({ deviceId: displayId, word: wordColumn(ctx.db), lastSeenAt: devices.lastSeenAt })
     .from(devices)
     .where(eq(devices.pk, devicePk))
     .get();

@@ -1,6 +1,6 @@
 import { and, eq, exists, isNull, sql, type SQL } from "drizzle-orm";
 import { alertRules, alerts, devices } from "../store/schema.ts";
-import type { Ctx } from "./ctx.ts";
+import type { Db } from "../store/open.ts";
 
 // One status, two vocabularies. The root API counts: 1 ok, 2 pending, 3 lost, 4 disabled. /v1 has three words.
 
@@ -23,9 +23,9 @@ export const statusOf = (word: "online" | "offline"): number =>
 export const displayId = sql<string>`coalesce(${devices.externalId}, ${devices.id})`;
 
 /** True where a device has reported a fault or has an active alert that is critical. */
-const hasFault = (ctx: Ctx): SQL<boolean> =>
+const hasFault = (db: Db): SQL<boolean> =>
   sql<boolean>`(${devices.isFaulty} OR ${exists(
-    ctx.db
+    db
       .select({ one: sql`1` })
       .from(alerts)
       .innerJoin(alertRules, eq(alertRules.pk, alerts.rulePk))
@@ -33,8 +33,8 @@ const hasFault = (ctx: Ctx): SQL<boolean> =>
   )})`.mapWith(Boolean);
 
 /** {@link wordOf} for a query over devices. */
-export const wordColumn = (ctx: Ctx): SQL<StatusWord> =>
+export const wordColumn = (db: Db): SQL<StatusWord> =>
   sql<StatusWord>`CASE
-    WHEN ${devices.statusId} <> ${deviceStatus.disabled} AND ${hasFault(ctx)} THEN 'error'
+    WHEN ${devices.statusId} <> ${deviceStatus.disabled} AND ${hasFault(db)} THEN 'error'
     WHEN ${devices.statusId} = ${deviceStatus.ok} THEN 'online'
     ELSE 'offline' END`;
