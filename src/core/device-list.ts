@@ -1,7 +1,7 @@
 import { and, asc, count, eq, exists, or, sql, type SQL } from "drizzle-orm";
 import { actors, devices, readings, sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
-import { changeStatus, findAnyDevice, getAnyDevice, type Device } from "./devices.ts";
+import { addEdited, changeStatus, findAnyDevice, getAnyDevice, type Device } from "./devices.ts";
 import { DomainError } from "./errors.ts";
 import { newUuid, parseUuid } from "./ids.ts";
 import type { Patch } from "./schemas.ts";
@@ -173,15 +173,13 @@ export type DeviceChange = Patch<Omit<Registration, "id"> & { statusId: number }
 export function changeDevice(ctx: Ctx, id: string, { statusId, ...fields }: DeviceChange): DeviceDetail {
   const device = getAnyDevice(ctx, id);
   const now = ctx.now();
-  const given = Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
-  const edited = [...new Set([...device.editedFields, ...Object.keys(given)])];
   changeStatus(ctx, device.pk, () => {
     ctx.db
       .update(devices)
       .set({
-        ...given,
+        ...fields,
         ...(statusId !== undefined && { statusId: enabledStatus(device, statusId) }),
-        editedFields: edited,
+        editedFields: addEdited(device.editedFields, fields),
         updatedAt: now,
       })
       .where(eq(devices.pk, device.pk))
@@ -200,7 +198,7 @@ function retypePrimary(ctx: Ctx, devicePk: number, type: string, now: number): v
   if (primary === undefined) return;
   ctx.db
     .update(sensors)
-    .set({ type, editedFields: [...new Set([...primary.editedFields, "type"])], updatedAt: now })
+    .set({ type, editedFields: addEdited(primary.editedFields, { type }), updatedAt: now })
     .where(eq(sensors.pk, primary.pk))
     .run();
 }

@@ -7,6 +7,7 @@ import Sqlite from "better-sqlite3";
 import { afterAll, expect, test } from "vitest";
 import { connectMqtt, logIn, until, type Api } from "../support/client.ts";
 import { bundle, makeFolder, startBuiltGateway, testEnv, type BuiltGateway } from "../support/gateway.ts";
+import { createRandom, seed } from "../support/random.ts";
 import type { PublisherOptions } from "./publisher.ts";
 
 const topic = "lambdaiot";
@@ -15,8 +16,6 @@ const killsAtStart = 4;
 const connections = 20;
 const restLoops = 4;
 
-/** The same seed gives the same moments: `LAMBDAIOT_TEST_SEED=1 npx vitest run test/durability`. */
-const seed = Number(process.env["LAMBDAIOT_TEST_SEED"] ?? Date.now() % 1_000_000);
 const random = createRandom(seed);
 
 const { folder, remove } = makeFolder();
@@ -25,16 +24,6 @@ afterAll(async () => {
   await gateway?.stop("SIGKILL");
   remove();
 });
-
-/** Mulberry32. */
-function createRandom(state: number): () => number {
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 /** Announces a device with `count` sensors, and returns their ids. */
 async function announce({ mqttUrl }: BuiltGateway, api: Api, count: number): Promise<string[]> {

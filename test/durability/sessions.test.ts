@@ -4,12 +4,11 @@ import mqttPacket, { type Packet } from "mqtt-packet";
 import { afterAll, expect, test } from "vitest";
 import { until } from "../support/client.ts";
 import { makeFolder, startBuiltGateway, type BuiltGateway } from "../support/gateway.ts";
+import { createRandom, seed } from "../support/random.ts";
 
 // The broker's own promises over kills: what a publisher saw acknowledged reaches a persistent subscriber, QoS 2 once.
 // The clients are made by hand: they keep their side's state over lost connections as MQTT 3.1.1 section 4.4 asks for.
 
-/** The same seed gives the same moments: `LAMBDAIOT_TEST_SEED=1 npx vitest run test/durability`. */
-const seed = Number(process.env["LAMBDAIOT_TEST_SEED"] ?? Date.now() % 1_000_000);
 const random = createRandom(seed);
 const kills = 20;
 const publishers = 4;
@@ -22,16 +21,6 @@ afterAll(async () => {
   await gateway?.stop("SIGKILL");
   remove();
 });
-
-/** Mulberry32. */
-function createRandom(state: number): () => number {
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 interface Line {
   send(packet: Packet): void;

@@ -13,12 +13,12 @@ import {
 } from "../mqtt/gate-wire.ts";
 import { createApi, logIn } from "../support/client.ts";
 import { makeFolder, startBuiltGateway, type BuiltGateway } from "../support/gateway.ts";
+import { createRandom, seed } from "../support/random.ts";
 
 // Mutated packets of every type for a while (LAMBDAIOT_FUZZ_SECONDS, 4 by default), from a seed that is printed and can be
 // given again (LAMBDAIOT_TEST_SEED), while a good device publishes.
 
 const seconds = Number(process.env["LAMBDAIOT_FUZZ_SECONDS"] ?? 4);
-const seed = Number(process.env["LAMBDAIOT_TEST_SEED"] ?? Date.now() % 2 ** 31);
 
 const { folder, remove } = makeFolder();
 let gateway: BuiltGateway;
@@ -44,14 +44,9 @@ afterAll(async () => {
   remove();
 });
 
-let state = seed;
-/** Mulberry32: a whole number below `limit`. */
-function random(limit: number): number {
-  state = (state + 0x6d2b79f5) | 0;
-  let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-  mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-  return ((mixed ^ (mixed >>> 14)) >>> 0) % limit;
-}
+const next = createRandom(seed);
+/** A whole number below `limit`. */
+const random = (limit: number): number => Math.floor(next() * limit);
 const pick = <T>(items: readonly T[]): T => items[random(items.length)] as T;
 
 const topics = ["lambdaiot", "a", "a/b/c", "__proto__", "constructor", "$SYS/x", "длина", "x".repeat(300), "/", "a//b"];
