@@ -12,6 +12,7 @@ import { startDeliver } from "./jobs/deliver.ts";
 import { startDeviceCheck } from "./jobs/device-check.ts";
 import { startPurge } from "./jobs/purge.ts";
 import { startRollup } from "./jobs/rollup.ts";
+import { startSeal } from "./jobs/seal.ts";
 import { createSender } from "./jobs/send.ts";
 import type { Log } from "./log.ts";
 import { createAcl } from "./mqtt/acl.ts";
@@ -159,6 +160,8 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
 
     const rollup = startRollup({ domain, log });
     started.push(() => rollup.stop());
+    const seal = startSeal({ domain, log });
+    started.push(() => seal.stop());
     const alerts = startAlerts({ domain, bus, log, now });
     started.push(() => alerts.stop());
     const ownPorts: number[] = [broker.port];

@@ -1,10 +1,10 @@
-import { and, asc, count, desc, eq, gt, isNotNull, isNull, lte, sql, type SQL } from "drizzle-orm";
-import { alertRules, alerts, devices, readings, sensors } from "../store/schema.ts";
+import { and, asc, count, desc, eq, isNotNull, isNull, lte, type SQL } from "drizzle-orm";
+import { alertRules, alerts, devices, sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { changeStatus } from "./devices.ts";
 import { DomainError } from "./errors.ts";
 import { newUuid } from "./ids.ts";
-import { newestReadingId, readProgress, setProgress } from "./progress.ts";
+import { readProgress, setProgress } from "./progress.ts";
 import { displayId } from "./status.ts";
 import { formatInstant } from "./time.ts";
 import { enqueueEvent } from "./webhooks.ts";
@@ -163,12 +163,7 @@ export const hasEnabledRules = (ctx: Ctx): boolean =>
   ctx.db.select({ pk: alertRules.pk }).from(alertRules).where(eq(alertRules.isEnabled, true)).limit(1).get() !==
   undefined;
 
-const newestReadingAt = (ctx: Ctx, sensorPk: number): number | null =>
-  ctx.db
-    .select({ at: sql<number | null>`max(${readings.valueAt})` })
-    .from(readings)
-    .where(eq(readings.sensorPk, sensorPk))
-    .get()?.at ?? null;
+const newestReadingAt = (ctx: Ctx, sensorPk: number): number | null => ctx.readings.newest(sensorPk)?.valueAt ?? null;
 
 const watermarkName = "alerts";
 
@@ -177,7 +172,7 @@ const readingsPerCatchUp = 1_000;
 /** Brings the watermark to the newest reading: what has come until now is no matter of a rule that begins now. */
 function catchUp(ctx: Ctx): void {
   if (hasEnabledRules(ctx)) while (evaluateReadings(ctx, readingsPerCatchUp) === readingsPerCatchUp);
-  else setProgress(ctx, watermarkName, newestReadingId(ctx));
+  else setProgress(ctx, watermarkName, ctx.readings.lastId());
 }
 
 /**
@@ -185,13 +180,7 @@ function catchUp(ctx: Ctx): void {
  * @returns how many there were; fewer than `limit`: every reading has been looked at
  */
 export function evaluateReadings(ctx: Ctx, limit: number): number {
-  const rows = ctx.db
-    .select()
-    .from(readings)
-    .where(gt(readings.id, readProgress(ctx, watermarkName) ?? 0))
-    .orderBy(asc(readings.id))
-    .limit(limit)
-    .all();
+  const rows = ctx.readings.after(readProgress(ctx, watermarkName) ?? 0, limit);
   const last = rows.at(-1);
   if (last === undefined) return 0;
   const bySensor = Map.groupBy(selectRules(ctx, eq(alertRules.isEnabled, true)), ({ sensorPk }) => sensorPk);

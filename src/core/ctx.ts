@@ -1,5 +1,6 @@
 import type { Log } from "../log.ts";
 import type { Db, Store } from "../store/open.ts";
+import type { Readings } from "../store/readings.ts";
 import type { Bus, Emit, EventMap, EventName } from "./events.ts";
 
 /** Who asks. */
@@ -13,6 +14,7 @@ export type Actor =
 /** What every verb of the domain gets as its first argument. */
 export interface Ctx {
   db: Db;
+  readings: Readings;
   /** The wall clock, epoch milliseconds. */
   now: () => number;
   emit: Emit;
@@ -46,14 +48,14 @@ const emitNothing: Emit = (name) => {
 
 export function createDomain({ store, bus, log, now = Date.now }: DomainOptions): Domain {
   return {
-    read: (actor, verb) => verb({ db: store.db, now, emit: emitNothing, log, actor }),
+    read: (actor, verb) => verb({ db: store.db, readings: store.readings, now, emit: emitNothing, log, actor }),
     commit(actor, verb) {
       // Of the run that was committed: a verb may run twice.
       let held: Held[] = [];
       const emit: Emit = (name, event) => void held.push({ name, event } as Held);
       const work = () => {
         held = [];
-        return verb({ db: store.db, now, emit, log, actor });
+        return verb({ db: store.db, readings: store.readings, now, emit, log, actor });
       };
       // Not async functions, here and on the rest of a reading's way: each would cost it two more promises.
       return store.writer.submit(work).then((result) => {

@@ -1,5 +1,5 @@
 import { and, asc, count, eq, exists, or, sql, type SQL } from "drizzle-orm";
-import { actors, devices, readings, sensors } from "../store/schema.ts";
+import { actors, devices, sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { addEdited, changeStatus, findAnyDevice, getAnyDevice, type Device } from "./devices.ts";
 import { DomainError } from "./errors.ts";
@@ -114,14 +114,10 @@ export function getDetail(ctx: Ctx, id: string): DeviceDetail {
 }
 
 /** The newest by its own time: back-fill never becomes the latest. */
-const findLastReading = (ctx: Ctx, sensorPk: number): { at: number; value: number } | undefined =>
-  ctx.db
-    .select({ at: readings.valueAt, value: readings.value })
-    .from(readings)
-    .where(eq(readings.sensorPk, sensorPk))
-    .orderBy(sql`${readings.valueAt} DESC, ${readings.id} DESC`)
-    .limit(1)
-    .get();
+function findLastReading(ctx: Ctx, sensorPk: number): { at: number; value: number } | undefined {
+  const newest = ctx.readings.newest(sensorPk);
+  return newest && { at: newest.valueAt, value: newest.value };
+}
 
 export interface Registration {
   /** A name of its own; a UUID becomes the device's UUID. */

@@ -1,7 +1,6 @@
 import { count, sql } from "drizzle-orm";
 import { devices } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
-import { newestReadingId } from "./progress.ts";
 import { readWatermark } from "./rollups.ts";
 import { deviceStatus } from "./status.ts";
 
@@ -75,7 +74,7 @@ export function probeDevices(ctx: Ctx): Metric {
 
 export function probeProcessor(ctx: Ctx, { processor }: Probes): Metric {
   const { pendingWrites, failedCommits } = processor();
-  const rollupLag = Math.max(0, newestReadingId(ctx) - readWatermark(ctx));
+  const rollupLag = Math.max(0, ctx.readings.lastId() - readWatermark(ctx));
   const points =
     100 -
     penalty(pendingWrites, 1_000, 50_000, 60) -

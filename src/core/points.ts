@@ -1,5 +1,5 @@
-import { and, desc, eq, gte, lt } from "drizzle-orm";
-import { readings, sensors } from "../store/schema.ts";
+import { and, eq } from "drizzle-orm";
+import { sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { findPrimarySensor, type Sensor } from "./device-list.ts";
 import { getAnyDevice, type Device } from "./devices.ts";
@@ -116,22 +116,16 @@ export function readData(ctx: Ctx, deviceId: string, query: DataQuery, atMost = 
 
 const listNewest = (
   ctx: Ctx,
-  { sensorPk, from, to }: { sensorPk: number; from?: number | undefined; to?: number | undefined },
+  {
+    sensorPk,
+    from = Number.MIN_SAFE_INTEGER,
+    to = Number.MAX_SAFE_INTEGER,
+  }: { sensorPk: number; from?: number | undefined; to?: number | undefined },
   limit: number,
 ): DataPoint[] =>
-  ctx.db
-    .select({ at: readings.valueAt, value: readings.value })
-    .from(readings)
-    .where(
-      and(
-        eq(readings.sensorPk, sensorPk),
-        from === undefined ? undefined : gte(readings.valueAt, from),
-        to === undefined ? undefined : lt(readings.valueAt, to),
-      ),
-    )
-    .orderBy(desc(readings.valueAt), desc(readings.id))
-    .limit(limit)
-    .all();
+  ctx.readings
+    .page({ sensorPk, from, before: { at: to, id: 0 }, limit })
+    .map(({ valueAt, value }) => ({ at: valueAt, value }));
 
 /**
  * {@link readData} for whoever bought it: what is returned is counted off in the same transaction, so that two readers at

@@ -7,7 +7,6 @@ import type { Ctx } from "./ctx.ts";
 const statements = prepareOnce(({ $client }) => ({
   read: $client.prepare<[name: string], number>("SELECT value FROM progress WHERE name = ?").pluck(),
   write: $client.prepare<[name: string, value: number]>("INSERT OR REPLACE INTO progress (name, value) VALUES (?, ?)"),
-  newest: $client.prepare<[], number>("SELECT coalesce(max(id), 0) FROM readings").pluck(),
 }));
 
 /** `undefined` where the work of that name has not begun. */
@@ -15,6 +14,3 @@ export const readProgress = (ctx: Ctx, name: string): number | undefined => stat
 
 export const setProgress = (ctx: Ctx, name: string, value: number): void =>
   void statements(ctx.db).write.run(name, value);
-
-/** The id of the last reading that was stored; 0 where there is none. */
-export const newestReadingId = (ctx: Ctx): number => statements(ctx.db).newest.get() ?? 0;

@@ -9,15 +9,13 @@ import type { Ctx } from "./ctx.ts";
 export function purgeStep(ctx: Ctx, limit: number): boolean {
   const purge = ctx.db.select().from(purges).orderBy(asc(purges.sensorPk)).limit(1).get();
   if (purge === undefined) return false;
-  const { changes } = ctx.db.$client
-    .prepare("DELETE FROM readings WHERE id IN (SELECT id FROM readings WHERE sensor_pk = ? LIMIT ?)")
-    .run(purge.sensorPk, limit);
-  if (changes === limit) return true;
+  const changes = ctx.readings.removeOf(purge.sensorPk, limit);
+  if (changes >= limit) return true;
   // The rollups go last, and in the same steps: until then they may still be summing up what waits for removal.
   const rolled = ctx.db.$client
     .prepare(
       `DELETE FROM rollups WHERE (width, sensor_pk, start_at) IN
-         (SELECT width, sensor_pk, start_at FROM rollups WHERE width IN (60000, 3600000, 86400000) AND sensor_pk = ? LIMIT ?)`,
+         (SELECT width, sensor_pk, start_at FROM rollups WHERE width IN (3600000, 86400000) AND sensor_pk = ? LIMIT ?)`,
     )
     .run(purge.sensorPk, limit - changes);
   if (rolled.changes < limit - changes) ctx.db.delete(purges).where(eq(purges.sensorPk, purge.sensorPk)).run();

@@ -1,11 +1,12 @@
 import { eq } from "drizzle-orm";
-import { readings, sensors } from "../store/schema.ts";
+import { sensors } from "../store/schema.ts";
+import type { StoredReading } from "../store/readings.ts";
 import type { Ctx } from "./ctx.ts";
 import { noteMessage } from "./devices.ts";
 import { DomainError } from "./errors.ts";
 import { maySpeakFor, type Identity } from "./identities.ts";
 import { prepareOnce } from "./prepared.ts";
-import { correctRollups } from "./rollups.ts";
+import { correctRollups, readWatermark } from "./rollups.ts";
 import { maxAheadMs } from "./time.ts";
 
 export interface Reading {
@@ -21,14 +22,6 @@ export interface ReadingInput {
   /** Absent: the time at which the reading is stored. */
   valueAt?: number | undefined;
 }
-
-/** A place in the order (value_at, id), both descending; `beforeId: 0` is the place before an instant's first reading. */
-interface PageStart {
-  beforeAt: number;
-  beforeId: number;
-}
-
-type Row = [id: number, value: number, valueAt: number];
 
 interface SensorRow {
   sensorPk: number;
@@ -49,22 +42,6 @@ const statements = prepareOnce(({ $client }) => ({
      FROM sensors s JOIN devices d ON d.pk = s.device_pk WHERE s.id = +?`,
   ),
   findSensorPk: $client.prepare<[id: string], number>("SELECT pk FROM sensors WHERE id = ?").pluck(),
-  findSame: $client
-    .prepare<[sensorPk: number, valueAt: number, value: number], number>(
-      "SELECT id FROM readings WHERE sensor_pk = ? AND value_at = ? AND value = ?",
-    )
-    .pluck(),
-  insert: $client.prepare<[sensorPk: number, valueAt: number, value: number]>(
-    "INSERT INTO readings (sensor_pk, value_at, value) VALUES (?, ?, ?)",
-  ),
-  /** The newest readings of one sensor that come after a place in the order. */
-  page: $client
-    .prepare<PageStart & { sensorPk: number; from: number; limit: number }, Row>(
-      `SELECT id, value, value_at FROM readings
-       WHERE sensor_pk = +:sensorPk AND value_at >= +:from AND (value_at, id) < (+:beforeAt, +:beforeId)
-       ORDER BY value_at DESC, id DESC LIMIT +:limit`,
-    )
-    .raw(),
 }));
 
 /** What became of a reading: stored now, or known already because it was sent before. */
@@ -83,20 +60,19 @@ export interface Recorded {
 export function recordReading(
   ctx: Ctx,
   { sensorId, value, valueAt }: ReadingInput,
-  { isOwn, speaker }: { isOwn: boolean; speaker?: Identity },
+  { isOwn, speaker, fingerprint }: { isOwn: boolean; speaker?: Identity; fingerprint?: number },
 ): Recorded | "unknown" | "forbidden" {
-  const { findSensor, findSame, insert } = statements(ctx.db);
-  const sensor = findSensor.get(sensorId);
+  const sensor = statements(ctx.db).findSensor.get(sensorId);
   if (sensor === undefined) return "unknown";
   if (speaker !== undefined && !maySpeakFor(speaker, sensor)) return "forbidden";
   const { sensorPk } = sensor;
   if (isOwn) noteMessage(ctx, sensor);
   if (valueAt !== undefined) {
-    const known = findSame.get(sensorPk, valueAt, value);
+    const known = ctx.readings.findSame(sensorPk, valueAt, value);
     if (known !== undefined) return { id: known, deviceId: sensor.id, isResend: true };
   }
   const at = valueAt ?? ctx.now();
-  const id = Number(insert.run(sensorPk, at, value).lastInsertRowid);
+  const id = ctx.readings.append(sensorPk, at, value, fingerprint);
   ctx.emit("reading.stored", { readingId: id, deviceId: sensor.deviceId, sensorId, valueAt: at, value });
   return { id, deviceId: sensor.id, isResend: false };
 }
@@ -138,33 +114,26 @@ const lastInstant = Number.MAX_SAFE_INTEGER;
 export function listReadings(ctx: Ctx, query: ReadingQuery): Reading[] {
   if (query.sensorId === undefined) return mergeSensors(ctx, query);
   const { sensorId } = query;
-  const { findSensorPk, page } = statements(ctx.db);
-  const sensorPk = findSensorPk.get(sensorId);
+  const sensorPk = statements(ctx.db).findSensorPk.get(sensorId);
   if (sensorPk === undefined) return [];
   const { from = firstInstant, to = lastInstant, limit, offset } = query;
-  let before = { beforeAt: to, beforeId: 0 };
-  if (offset > 0) {
-    // The index alone is walked for what is skipped.
-    const last = ctx.db.$client
-      .prepare<[number, number, number, number], Row>(
-        `SELECT id, 0, value_at FROM readings WHERE sensor_pk = ? AND value_at >= ? AND value_at < ?
-         ORDER BY value_at DESC, id DESC LIMIT 1 OFFSET ?`,
-      )
-      .raw()
-      .get(sensorPk, from, to, offset - 1);
-    if (last === undefined) return [];
-    before = { beforeAt: last[2], beforeId: last[0] };
-  }
-  return page
-    .all({ sensorPk, from, ...before, limit })
-    .map(([id, value, valueAt]) => ({ id, sensorId, value, valueAt }));
+  return ctx.readings
+    .page({ sensorPk, from, before: { at: to, id: 0 }, limit, skip: offset })
+    .map((row) => toReading(row, sensorId));
 }
+
+const toReading = ({ id, value, valueAt }: StoredReading, sensorId: string): Reading => ({
+  id,
+  sensorId,
+  value,
+  valueAt,
+});
 
 /** One sensor's readings in order, fetched a few at a time. */
 interface Run {
   sensorId: string;
   sensorPk: number;
-  rows: Row[];
+  rows: StoredReading[];
   next: number;
 }
 
@@ -179,13 +148,12 @@ function mergeSensors(ctx: Ctx, { from = firstInstant, to = lastInstant, offset,
       `page is more than ${maxMergedOffset} readings back: give sensor_id, or a time with from and to`,
     );
   }
-  const { page } = statements(ctx.db);
   const all = ctx.db.select({ sensorId: sensors.id, sensorPk: sensors.pk }).from(sensors).all();
   const chunk = Math.max(8, Math.ceil((2 * (offset + limit)) / Math.max(1, all.length)));
   const fill = (run: Run): boolean => {
     const last = run.rows.at(-1);
-    const before = last === undefined ? { beforeAt: to, beforeId: 0 } : { beforeAt: last[2], beforeId: last[0] };
-    run.rows = page.all({ sensorPk: run.sensorPk, from, ...before, limit: Math.min(chunk, 1_000) });
+    const before = last === undefined ? { at: to, id: 0 } : { at: last.valueAt, id: last.id };
+    run.rows = ctx.readings.page({ sensorPk: run.sensorPk, from, before, limit: Math.min(chunk, 1_000) });
     run.next = 0;
     return run.rows.length > 0;
   };
@@ -199,9 +167,8 @@ function mergeSensors(ctx: Ctx, { from = firstInstant, to = lastInstant, offset,
   const merged: Reading[] = [];
   for (let skipped = 0; heap.length > 0 && merged.length < limit;) {
     const run = heap[0] as Run;
-    const [id, value, valueAt] = run.rows[run.next] as Row;
     if (skipped < offset) skipped += 1;
-    else merged.push({ id, sensorId: run.sensorId, value, valueAt });
+    else merged.push(toReading(run.rows[run.next] as StoredReading, run.sensorId));
     run.next += 1;
     if (run.next === run.rows.length && !fill(run)) {
       const last = heap.pop() as Run;
@@ -214,9 +181,9 @@ function mergeSensors(ctx: Ctx, { from = firstInstant, to = lastInstant, offset,
 }
 
 function isNewer(a: Run, b: Run): boolean {
-  const [aId, , aAt] = a.rows[a.next] as Row;
-  const [bId, , bAt] = b.rows[b.next] as Row;
-  return aAt > bAt || (aAt === bAt && aId > bId);
+  const first = a.rows[a.next] as StoredReading;
+  const second = b.rows[b.next] as StoredReading;
+  return first.valueAt > second.valueAt || (first.valueAt === second.valueAt && first.id > second.id);
 }
 
 /** Restores a binary heap, newest on top, whose entry at `i` has become older. */
@@ -232,23 +199,12 @@ function siftDown(heap: Run[], i: number): void {
   }
 }
 
-const selectReading = (ctx: Ctx) =>
-  ctx.db
-    .select({
-      id: readings.id,
-      sensorId: sensors.id,
-      sensorPk: sensors.pk,
-      value: readings.value,
-      valueAt: readings.valueAt,
-    })
-    .from(readings)
-    // Readings whose sensor is gone wait for their removal: nobody sees them any more.
-    .innerJoin(sensors, eq(sensors.pk, readings.sensorPk));
-
 function getStored(ctx: Ctx, id: number): Reading & { sensorPk: number } {
-  const reading = selectReading(ctx).where(eq(readings.id, id)).get();
-  if (reading === undefined) throw new DomainError("not_found", "reading not found");
-  return reading;
+  const stored = ctx.readings.get(id);
+  // Readings whose sensor is gone wait for their removal: nobody sees them any more.
+  const sensor = stored && ctx.db.select({ id: sensors.id }).from(sensors).where(eq(sensors.pk, stored.sensorPk)).get();
+  if (stored === undefined || sensor === undefined) throw new DomainError("not_found", "reading not found");
+  return { ...toReading(stored, sensor.id), sensorPk: stored.sensorPk };
 }
 
 /** @throws {DomainError} `not_found` */
@@ -266,14 +222,21 @@ export function updateReading(
   const reading = getStored(ctx, id);
   if (valueAt !== undefined) requireTime(ctx, valueAt);
   const changed = { value: value ?? reading.value, valueAt: valueAt ?? reading.valueAt };
-  ctx.db.update(readings).set(changed).where(eq(readings.id, id)).run();
+  ctx.readings.replace(id, changed.valueAt, changed.value);
   correctRollups(ctx, reading.sensorPk, reading.valueAt);
   if (changed.valueAt !== reading.valueAt) correctRollups(ctx, reading.sensorPk, changed.valueAt);
 }
 
+/**
+ * Moves readings into blocks, `limit` of them at a time: those that the rollups hold, which are not looked for in the
+ * order of their arrival any more.
+ * @returns true where there is more to do
+ */
+export const sealStep = (ctx: Ctx, limit: number): boolean => ctx.readings.seal(readWatermark(ctx), limit);
+
 /** @throws {DomainError} `not_found` */
 export function deleteReading(ctx: Ctx, id: number): void {
   const { sensorPk, valueAt } = getStored(ctx, id);
-  ctx.db.delete(readings).where(eq(readings.id, id)).run();
+  ctx.readings.remove(id);
   correctRollups(ctx, sensorPk, valueAt);
 }

@@ -1,18 +1,15 @@
 import { crc32 } from "node:zlib";
-import { asc } from "drizzle-orm";
-import { resends } from "../store/schema.ts";
 import type { Ctx, Domain } from "./ctx.ts";
-import { prepareOnce } from "./prepared.ts";
 
 // A reading without `value_at` carries nothing that would tell a resend from a new reading of the same value, except
 // where the protocol says so: the same packet identifier, the same payload, and the DUP flag [MQTT-3.3.1-1]. So the
-// fingerprints of the last ones stored are kept, in the transaction of the reading itself: a device whose PUBACK a
-// power cut swallowed sends again, and is known.
+// fingerprints of the last ones stored are kept beside the readings themselves: a device whose PUBACK a power cut
+// swallowed sends again, and is known.
 
 export interface ResendGuard {
   /**
    * Commits `verb`, unless it is a resend of something that has been committed or is about to be: then it settles with
-   * that one. `undefined` as result where the original was stored before.
+   * that one. `undefined` as result where the original was stored before. `verb` stores the fingerprint with its reading.
    */
   commitOnce<T>(fingerprint: number, isMarkedDup: boolean, verb: (ctx: Ctx) => T): Promise<T | undefined>;
 }
@@ -23,9 +20,6 @@ export interface ResendGuard {
  */
 export const fingerprintMessage = (clientId: string, messageId: number, payload: Uint8Array): number =>
   crc32(payload, crc32(clientId)) * 65_536 + messageId;
-
-/** Old rows go this many at a time. */
-const trimEvery = 256;
 
 /**
  * Holds the last `size` numbers added, in a ring. A Set alone would do, but to find its oldest member it passes by the
@@ -54,8 +48,10 @@ function createRecentSet(size: number, first: readonly number[]) {
 /** `window`: how many fingerprints are kept. */
 export function createResendGuard(domain: Domain, window: number): ResendGuard {
   const pending = new Map<number, Promise<unknown>>();
-  const known = createRecentSet(window, domain.read({ kind: "system" }, loadFingerprints));
-  let lastSeq = domain.read({ kind: "system" }, loadLastSeq);
+  const known = createRecentSet(
+    window,
+    domain.read({ kind: "system" }, ({ readings }) => readings.fingerprints(window)),
+  );
 
   return {
     commitOnce<T>(fingerprint: number, isMarkedDup: boolean, verb: (ctx: Ctx) => T) {
@@ -66,51 +62,26 @@ export function createResendGuard(domain: Domain, window: number): ResendGuard {
         // messages came.
         if (known.has(fingerprint)) return domain.commit({ kind: "device" }, () => undefined).then(() => undefined);
       }
-      const seq = ++lastSeq;
       const forget = (): void => {
         if (pending.get(fingerprint) === committed) pending.delete(fingerprint);
       };
-      const committed = domain
-        .commit({ kind: "device" }, (ctx) => {
-          const result = verb(ctx);
-          const { insert, trim } = statements(ctx.db);
-          insert.run(seq, fingerprint);
-          if (seq % trimEvery === 0) trim.run(seq - window);
+      const committed = domain.commit({ kind: "device" }, verb).then(
+        (result) => {
+          forget();
+          // Only now: what memory knew before its COMMIT would let a device's next try be acknowledged and lost.
+          known.add(fingerprint);
           return result;
-        })
-        .then(
-          (result) => {
-            forget();
-            // Only now: what memory knew before its COMMIT would let a device's next try be acknowledged and lost.
-            known.add(fingerprint);
-            return result;
-          },
-          (error: unknown) => {
-            forget();
-            // The packet identifier was in use for this one, which is lost: an earlier one of the same bytes must not
-            // pass for it when the device tries again.
-            known.remove(fingerprint);
-            throw error;
-          },
-        );
+        },
+        (error: unknown) => {
+          forget();
+          // The packet identifier was in use for this one, which is lost: an earlier one of the same bytes must not
+          // pass for it when the device tries again.
+          known.remove(fingerprint);
+          throw error;
+        },
+      );
       pending.set(fingerprint, committed);
       return committed;
     },
   };
 }
-
-const loadFingerprints = (ctx: Ctx): number[] =>
-  ctx.db
-    .select()
-    .from(resends)
-    .orderBy(asc(resends.seq))
-    .all()
-    .map(({ fingerprint }) => fingerprint);
-
-const loadLastSeq = (ctx: Ctx): number =>
-  ctx.db.$client.prepare<[], number>("SELECT coalesce(max(seq), 0) FROM resends").pluck().get() ?? 0;
-
-const statements = prepareOnce(({ $client }) => ({
-  insert: $client.prepare<[seq: number, fingerprint: number]>("INSERT INTO resends (seq, fingerprint) VALUES (?, ?)"),
-  trim: $client.prepare<[seq: number]>("DELETE FROM resends WHERE seq <= ?"),
-}));

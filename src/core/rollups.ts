@@ -7,14 +7,14 @@ import { readProgress, setProgress } from "./progress.ts";
 import { formatInstant } from "./time.ts";
 import { enqueueEvent } from "./webhooks.ts";
 
-// Sums by minute, hour and day. They hold every reading up to a watermark, the id of the last one summed up; ids rise in
+// Sums by hour and day. They hold every reading up to a watermark, the id of the last one summed up; ids rise in
 // the order of commits, so nothing slips past it. What is behind the watermark and then changes is summed anew in the
 // transaction that changes it. Whoever reads adds what is ahead of the watermark from the readings themselves: an
 // answer never depends on how far the background work has come.
 
-export const rollupWidths = { minute: 60_000, hour: 3_600_000, day: 86_400_000 } as const;
+export const rollupWidths = { hour: 3_600_000, day: 86_400_000 } as const;
 
-const { minute, hour, day } = rollupWidths;
+const { hour, day } = rollupWidths;
 
 export interface Aggregate {
   count: number;
@@ -43,11 +43,6 @@ export function addRollup(into: Aggregate, [, count, sum, rest, min, max]: Rollu
 }
 
 const statements = prepareOnce(({ $client }) => ({
-  ahead: $client
-    .prepare<[afterId: number, limit: number], [id: number, sensorPk: number, valueAt: number, value: number]>(
-      "SELECT id, sensor_pk, value_at, value FROM readings WHERE id > ? ORDER BY id LIMIT ?",
-    )
-    .raw(),
   rows: $client
     .prepare<[width: number, sensorPk: number, from: number, to: number], RollupRow>(
       `SELECT start_at, count, sum, sum_rest, min, max FROM rollups
@@ -66,11 +61,6 @@ const statements = prepareOnce(({ $client }) => ({
   remove: $client.prepare<[width: number, sensorPk: number, startAt: number]>(
     "DELETE FROM rollups WHERE width = ? AND sensor_pk = ? AND start_at = ?",
   ),
-  rawBehind: $client
-    .prepare<[sensorPk: number, from: number, to: number, watermark: number], number>(
-      "SELECT value FROM readings WHERE sensor_pk = ? AND value_at >= ? AND value_at < ? AND id <= ?",
-    )
-    .pluck(),
 }));
 
 const watermarkName = "rollups";
@@ -89,12 +79,13 @@ export const floorTo = (at: number, width: number): number => Math.floor(at / wi
  * @returns how many there were; fewer than `limit`: the rollups hold everything now
  */
 export function rollUpStep(ctx: Ctx, limit: number): number {
-  const { ahead, one } = statements(ctx.db);
-  const rows = ahead.all(readWatermark(ctx), limit);
-  if (rows.length === 0) return 0;
-  for (const width of [minute, hour, day]) {
+  const { one } = statements(ctx.db);
+  const rows = ctx.readings.after(readWatermark(ctx), limit);
+  const last = rows.at(-1);
+  if (last === undefined) return 0;
+  for (const width of [hour, day]) {
     const cells = new Map<number, { sensorPk: number; startAt: number; aggregate: Aggregate }>();
-    for (const [, sensorPk, valueAt, value] of rows) {
+    for (const { sensorPk, valueAt, value } of rows) {
       const index = Math.floor(valueAt / width);
       // One number for both: a sensor has fewer than 2^31 cells on either side of 1970.
       const key = sensorPk * 2 ** 32 + index;
@@ -109,12 +100,12 @@ export function rollUpStep(ctx: Ctx, limit: number): number {
       store(ctx, width, sensorPk, startAt, aggregate);
     }
   }
-  setProgress(ctx, watermarkName, (rows.at(-1) as [number, ...unknown[]])[0]);
+  setProgress(ctx, watermarkName, last.id);
   return rows.length;
 }
 
 /** True where the rollups hold every reading. */
-export const isRolledUp = (ctx: Ctx): boolean => statements(ctx.db).ahead.get(readWatermark(ctx), 1) === undefined;
+export const isRolledUp = (ctx: Ctx): boolean => ctx.readings.after(readWatermark(ctx), 1).length === 0;
 
 const periods = [
   { period: "hour", width: hour },
@@ -160,20 +151,17 @@ export function completePeriods(ctx: Ctx): void {
 
 /** A reading of this sensor at this instant was changed or deleted: what holds it is summed anew. */
 export function correctRollups(ctx: Ctx, sensorPk: number, valueAt: number): void {
-  const ofMinute = emptyAggregate();
-  const start = floorTo(valueAt, minute);
-  for (const value of statements(ctx.db).rawBehind.all(sensorPk, start, start + minute, readWatermark(ctx)))
-    addValue(ofMinute, value);
-  store(ctx, minute, sensorPk, start, ofMinute);
-  for (const [width, part] of [
-    [hour, minute],
-    [day, hour],
-  ] as const) {
-    const startAt = floorTo(valueAt, width);
-    const aggregate = emptyAggregate();
-    for (const row of readRollups(ctx, part, sensorPk, startAt, startAt + width)) addRollup(aggregate, row);
-    store(ctx, width, sensorPk, startAt, aggregate);
-  }
+  const watermark = readWatermark(ctx);
+  const ofHour = emptyAggregate();
+  const from = floorTo(valueAt, hour);
+  ctx.readings.visit({ sensorPk, from, to: from + hour }, (value, _at, id) => {
+    if (id <= watermark) addValue(ofHour, value);
+  });
+  store(ctx, hour, sensorPk, from, ofHour);
+  const ofDay = emptyAggregate();
+  const startAt = floorTo(valueAt, day);
+  for (const row of readRollups(ctx, hour, sensorPk, startAt, startAt + day)) addRollup(ofDay, row);
+  store(ctx, day, sensorPk, startAt, ofDay);
 }
 
 function store(ctx: Ctx, width: number, sensorPk: number, startAt: number, { count, sum, min, max }: Aggregate): void {

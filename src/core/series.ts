@@ -2,7 +2,6 @@ import type { Ctx } from "./ctx.ts";
 import { DomainError } from "./errors.ts";
 import { roundSum } from "./exact-sum.ts";
 import { createBuckets, lengthOf, utc, type Buckets, type Interval, type Zone } from "./intervals.ts";
-import { prepareOnce } from "./prepared.ts";
 import {
   addRollup,
   addValue,
@@ -17,38 +16,13 @@ import {
 // Aggregates over a range of one sensor's readings, whole or in buckets: from the widest rollups that fit, the readings
 // themselves at the ragged ends, and those that no rollup holds yet.
 
-const { minute, hour, day } = rollupWidths;
+const { hour, day } = rollupWidths;
 
 export type Aggregation = "avg" | "min" | "max" | "sum" | "count";
 export const aggregations = ["avg", "min", "max", "sum", "count"] as const satisfies readonly Aggregation[];
 
 /** More buckets than a chart has pixels for. */
 export const maxBuckets = 50_000;
-
-const statements = prepareOnce(({ $client }) => ({
-  /** The first and the last instant at which a sensor has a reading, within a range. */
-  bounds: $client
-    .prepare<{ sensorPk: number; from: number; to: number }, [first: number | null, last: number | null]>(
-      `SELECT
-         (SELECT value_at FROM readings WHERE sensor_pk = :sensorPk AND value_at >= :from AND value_at < :to
-          ORDER BY value_at LIMIT 1),
-         (SELECT value_at FROM readings WHERE sensor_pk = :sensorPk AND value_at >= :from AND value_at < :to
-          ORDER BY value_at DESC LIMIT 1)`,
-    )
-    .raw(),
-  raw: $client
-    .prepare<[sensorPk: number, from: number, to: number], number>(
-      "SELECT value FROM readings WHERE sensor_pk = ? AND value_at >= ? AND value_at < ?",
-    )
-    .pluck(),
-  /** Found by id: the few that no rollup holds yet, not the range's millions. */
-  ahead: $client
-    .prepare<[watermark: number, sensorPk: number, from: number, to: number], [valueAt: number, value: number]>(
-      `SELECT value_at, value FROM readings NOT INDEXED
-       WHERE id > ? AND sensor_pk = ? AND value_at >= ? AND value_at < ?`,
-    )
-    .raw(),
-}));
 
 export interface Range {
   sensorPk: number;
@@ -69,8 +43,8 @@ function clip(
   ctx: Ctx,
   { sensorPk, from = Number.MIN_SAFE_INTEGER, to = Number.MAX_SAFE_INTEGER }: Range,
 ): { from: number; to: number } | undefined {
-  const [first, last] = statements(ctx.db).bounds.get({ sensorPk, from, to }) ?? [null, null];
-  return first === null || last === null ? undefined : { from: first, to: last + 1 };
+  const bounds = ctx.readings.bounds(sensorPk, from, to);
+  return bounds && { from: bounds.first, to: bounds.last + 1 };
 }
 
 /** One bucket over the range; none where it holds no readings, except that their count is 0. Stamped at `from`. */
@@ -103,16 +77,17 @@ export function aggregateSeries(
   const buckets = createBuckets(interval, zone);
   const collected = collectInto(buckets);
 
-  // Whole cells of a width that divides every bucket; the ragged ends, less than a cell each, in narrower ones.
   const width = cellWidth(interval, zone, from, to);
-  const start = ceilTo(from, width);
-  const end = floorTo(to, width);
-  if (start >= end) addEdge(from, to);
+  // Whole cells of a width that divides every bucket; the ragged ends, less than a cell each, from the readings.
+  const start = width === undefined ? to : ceilTo(from, width);
+  const end = width === undefined ? from : floorTo(to, width);
+  if (lengthOf(interval) <= hour && width === undefined)
+    ctx.readings.visit({ sensorPk, from, to }, (value, at) => addValue(collected.at(at), value));
+  else if (width === undefined || start >= end) addEdge(from, to);
   else {
     addEdge(from, start);
     for (const row of readRollups(ctx, width, sensorPk, start, end)) addRollup(collected.at(row[0]), row);
-    for (const [valueAt, value] of statements(ctx.db).ahead.all(readWatermark(ctx), sensorPk, start, end))
-      addValue(collected.at(valueAt), value);
+    visitAhead(ctx, sensorPk, start, end, (value, at) => addValue(collected.at(at), value));
     addEdge(end, to);
   }
   return collected.points(aggregation);
@@ -151,38 +126,46 @@ function collectInto(buckets: Buckets) {
   };
 }
 
-/** The widest rollup of which every bucket of the series is made up. */
-function cellWidth(interval: Interval, zone: Zone, from: number, to: number): number {
+/** The widest rollup of which every bucket of the series is made up; `undefined` where there is none. */
+function cellWidth(interval: Interval, zone: Zone, from: number, to: number): number | undefined {
   const length = lengthOf(interval);
-  if (length < hour) return minute;
+  if (length < hour) return undefined;
   if (zone === utc) return length >= day ? day : hour;
   // Offsets of half and quarter hours, India's or Nepal's, put the edges of buckets inside of UTC's hours.
   for (let at = from; ; at = Math.min(to, at + day)) {
-    if (zone.offsetAt(at) % hour !== 0) return minute;
+    if (zone.offsetAt(at) % hour !== 0) return undefined;
     if (at >= to) return hour;
   }
 }
 
-/** Adds the readings in [from, to): whole days, hours and minutes from rollups, the rest one by one. */
+/** The readings in [from, to) that no rollup holds yet. */
+const visitAhead = (
+  ctx: Ctx,
+  sensorPk: number,
+  from: number,
+  to: number,
+  each: (value: number, at: number) => void,
+): void => ctx.readings.visit({ sensorPk, from, to, afterId: readWatermark(ctx) }, each);
+
+/** Adds the readings in [from, to): whole days and hours from rollups, the rest one by one. */
 function addRange(ctx: Ctx, into: Aggregate, sensorPk: number, from: number, to: number): void {
-  const start = ceilTo(from, minute);
-  const end = floorTo(to, minute);
+  const start = ceilTo(from, hour);
+  const end = floorTo(to, hour);
   if (start >= end) {
     addRaw(ctx, into, sensorPk, from, to);
     return;
   }
   addRaw(ctx, into, sensorPk, from, start);
-  addCells(ctx, into, sensorPk, start, end, [day, hour, minute]);
-  for (const [, value] of statements(ctx.db).ahead.all(readWatermark(ctx), sensorPk, start, end)) addValue(into, value);
+  addCells(ctx, into, sensorPk, start, end, [day, hour]);
+  visitAhead(ctx, sensorPk, start, end, (value) => addValue(into, value));
   addRaw(ctx, into, sensorPk, end, to);
 }
 
 function addRaw(ctx: Ctx, into: Aggregate, sensorPk: number, from: number, to: number): void {
-  if (from >= to) return;
-  for (const value of statements(ctx.db).raw.all(sensorPk, from, to)) addValue(into, value);
+  if (from < to) ctx.readings.visit({ sensorPk, from, to }, (value) => addValue(into, value));
 }
 
-/** Rollups in [from, to), both whole minutes: of the first width where whole cells of it fit, of the narrower ones beside. */
+/** Rollups in [from, to), both whole hours: of the first width where whole cells of it fit, of the narrower ones beside. */
 function addCells(
   ctx: Ctx,
   into: Aggregate,

@@ -1,11 +1,10 @@
 import { randomBytes } from "node:crypto";
-import { and, asc, count, desc, eq, gt, sql } from "drizzle-orm";
-import { deliveries, devices, readings, sensors, webhooks } from "../store/schema.ts";
+import { and, asc, count, desc, eq, inArray, sql } from "drizzle-orm";
+import { deliveries, devices, sensors, webhooks } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { displayId } from "./status.ts";
 import { DomainError } from "./errors.ts";
 import { newUuid } from "./ids.ts";
-import { newestReadingId } from "./progress.ts";
 import { formatInstant } from "./time.ts";
 
 // Webhooks, and what they are told. The outbox is a table: an event is written to it in the transaction that caused it.
@@ -50,7 +49,7 @@ export function createWebhook(
       url,
       events: [...new Set(events)],
       secret: secret ?? secretPrefix + randomBytes(32).toString("base64"),
-      lastReadingId: newestReadingId(ctx),
+      lastReadingId: ctx.readings.lastId(),
       createdAt: ctx.now(),
     })
     .returning()
@@ -165,46 +164,52 @@ function isDataDue(ctx: Ctx, { pk, lastDataAt }: Webhook): boolean {
 
 /** True where a webhook is to be told of readings, and its last second is over. */
 export const isDataWaiting = (ctx: Ctx): boolean => {
-  const newest = newestReadingId(ctx);
+  const newest = ctx.readings.lastId();
   return listening(ctx, "data.received").some((webhook) => webhook.lastReadingId < newest && isDataDue(ctx, webhook));
 };
+
+interface Source {
+  deviceId: string;
+  sensorId: string;
+  unit: string | null;
+}
+
+const describeSensors = (ctx: Ctx, sensorPks: ReadonlySet<number>): Map<number, Source> =>
+  new Map(
+    ctx.db
+      .select({ pk: sensors.pk, deviceId: displayId, sensorId: sensors.id, unit: sensors.unit })
+      .from(sensors)
+      .innerJoin(devices, eq(devices.pk, sensors.devicePk))
+      .where(inArray(sensors.pk, [...sensorPks]))
+      .all()
+      .map(({ pk, ...source }) => [pk, source]),
+  );
 
 /** Makes up the `data.received` deliveries that are due, of a thousand readings at the most each. */
 export function enqueueData(ctx: Ctx): void {
   for (const webhook of listening(ctx, "data.received")) {
     if (!isDataDue(ctx, webhook)) continue;
-    const rows = ctx.db
-      .select({
-        id: readings.id,
-        value: readings.value,
-        valueAt: readings.valueAt,
-        unit: sensors.unit,
-        sensorId: sensors.id,
-        deviceId: displayId,
-      })
-      .from(readings)
-      // Of sensors that are gone nothing is told.
-      .leftJoin(sensors, eq(sensors.pk, readings.sensorPk))
-      .leftJoin(devices, eq(devices.pk, sensors.devicePk))
-      .where(gt(readings.id, webhook.lastReadingId))
-      .orderBy(asc(readings.id))
-      .limit(maxReadingsPerDelivery)
-      .all();
+    const rows = ctx.readings.after(webhook.lastReadingId, maxReadingsPerDelivery);
     const last = rows.at(-1);
     if (last === undefined) continue;
-    const told = rows.filter(({ sensorId }) => sensorId !== null);
+    const sources = describeSensors(ctx, new Set(rows.map(({ sensorPk }) => sensorPk)));
+    // Of sensors that are gone nothing is told.
+    const told = rows.filter(({ sensorPk }) => sources.has(sensorPk));
     const queued =
       told.length === 0
         ? undefined
         : enqueue(ctx, webhook, "data.received", {
-            readings: told.map(({ id, deviceId, sensorId, value, valueAt, unit }) => ({
-              id,
-              deviceId,
-              sensor: sensorId,
-              timestamp: formatInstant(valueAt),
-              value,
-              ...(unit !== null && { unit }),
-            })),
+            readings: told.map(({ id, sensorPk, value, valueAt }) => {
+              const { deviceId, sensorId, unit } = sources.get(sensorPk) as Source;
+              return {
+                id,
+                deviceId,
+                sensor: sensorId,
+                timestamp: formatInstant(valueAt),
+                value,
+                ...(unit !== null && { unit }),
+              };
+            }),
           });
     ctx.db
       .update(webhooks)

@@ -68,7 +68,6 @@ export function createIngest({
     const isAhead = givenAt !== undefined && givenAt > now() + maxAheadMs;
     if (isAhead) counters.increment("mqtt.clock_ahead");
     const valueAt = isAhead ? undefined : givenAt;
-    const record = (ctx: Ctx) => recordReading(ctx, { sensorId, value, valueAt }, { isOwn: true, speaker: identity });
     const settle = (outcome: Recorded | "unknown" | "forbidden" | undefined): string | undefined | false => {
       if (outcome === "unknown") reject("unknown_sensor", clientId, sensorId);
       else if (outcome === "forbidden") reject("forbidden", clientId, sensorId);
@@ -76,8 +75,13 @@ export function createIngest({
       if (outcome === "forbidden") return false;
       return typeof outcome === "object" ? outcome.deviceId : undefined;
     };
-    if (valueAt !== undefined || packet.messageId === undefined) return domain.commit(device, record).then(settle);
-    const fingerprint = fingerprintMessage(clientId, packet.messageId, packet.payload);
+    const fingerprint =
+      valueAt !== undefined || packet.messageId === undefined
+        ? undefined
+        : fingerprintMessage(clientId, packet.messageId, packet.payload);
+    const source = { isOwn: true, speaker: identity, ...(fingerprint !== undefined && { fingerprint }) };
+    const record = (ctx: Ctx) => recordReading(ctx, { sensorId, value, valueAt }, source);
+    if (fingerprint === undefined) return domain.commit(device, record).then(settle);
     return resends.commitOnce(fingerprint, packet.dup, record).then(settle);
   }
 

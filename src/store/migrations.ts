@@ -3,6 +3,10 @@ import type { Database } from "better-sqlite3";
 import { migrations } from "embedded:migrations";
 import { StartError } from "../core/errors.ts";
 import type { Log } from "../log.ts";
+import { moveReadings } from "./move-readings.ts";
+
+/** What SQL alone cannot do, by the name of the migration after which it is done. */
+const moves: Record<string, (sqlite: Database) => void> = { "0005_blocks": moveReadings };
 
 /** "liot": marks a SQLite file as a store of this gateway (`PRAGMA application_id`). */
 const applicationId = 0x6c696f74;
@@ -39,7 +43,10 @@ export function migrate(sqlite: Database, path: string, log: Log): void {
   sqlite.pragma("foreign_keys = OFF");
   sqlite
     .transaction(() => {
-      for (const { statements } of pending) for (const statement of statements) sqlite.exec(statement);
+      for (const { name, statements } of pending) {
+        for (const statement of statements) sqlite.exec(statement);
+        moves[name]?.(sqlite);
+      }
       const broken = sqlite.pragma("foreign_key_check") as unknown[];
       if (broken.length > 0)
         throw new StartError(`${path} does not survive the migration: ${broken.length} rows refer to nothing`);

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync } from "node:fs";
+import { closeSync, existsSync, fdatasync, mkdirSync, openSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import Sqlite, { type Database } from "better-sqlite3";
 import { drizzle } from "drizzle-orm/better-sqlite3";
@@ -7,12 +7,14 @@ import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
 import { loadAddon } from "./addon.ts";
 import { checkOrigin, migrate } from "./migrations.ts";
+import { createReadings, type Readings } from "./readings.ts";
 import { createWriter, type Writer } from "./writer.ts";
 
 export type Db = ReturnType<typeof connect>;
 
 export interface Store {
   db: Db;
+  readings: Readings;
   writer: Writer;
   /** The store's file, absolute. */
   path: string;
@@ -67,10 +69,19 @@ export function openStore({ path: givenPath, maxPendingWrites, log, counters }: 
     migrate(sqlite, path, log);
     probeWrite(sqlite);
     const db = connect(sqlite);
-    const writer = createWriter(sqlite, { maxPending: maxPendingWrites, log, counters });
+    const readings = createReadings(sqlite);
+    const wal = openWal(`${path}-wal`);
+    const writer = createWriter(sqlite, {
+      maxPending: maxPendingWrites,
+      participant: readings,
+      sync: wal.sync,
+      log,
+      counters,
+    });
     const ping = sqlite.prepare("SELECT 1 FROM sqlite_schema LIMIT 1");
     return {
       db,
+      readings,
       writer,
       path,
       isHealthy() {
@@ -84,7 +95,9 @@ export function openStore({ path: givenPath, maxPendingWrites, log, counters }: 
         }
       },
       async close() {
+        if (!sqlite.open) return;
         await writer.close();
+        wal.close();
         try {
           sqlite.pragma("wal_checkpoint(TRUNCATE)");
         } catch (error) {
@@ -99,6 +112,15 @@ export function openStore({ path: givenPath, maxPendingWrites, log, counters }: 
     for (const sqlite of opened.toReversed()) sqlite.close();
     throw explain(error, path);
   }
+}
+
+/** The write-ahead log as a file, to wait for the disk with. SQLite locks the store itself and never this one. */
+function openWal(path: string) {
+  const file = openSync(path, "r+");
+  return {
+    sync: (done: (error: Error | null) => void): void => fdatasync(file, done),
+    close: (): void => closeSync(file),
+  };
 }
 
 const connect = (sqlite: Database) => drizzle(sqlite);
@@ -124,8 +146,10 @@ function setPragmas(sqlite: Database): void {
   sqlite.pragma("auto_vacuum = INCREMENTAL");
   // Readers never wait for the writer, and a commit appends to one file.
   sqlite.pragma("journal_mode = WAL");
-  // Every commit is synced to the disk before it counts: an acknowledgement means committed, through a power cut too.
-  sqlite.pragma("synchronous = FULL");
+  // COMMIT does not wait for the disk: the writer does, with a thread of its own and in the same way (see openWal), before
+  // a commit counts. An acknowledgement means committed, through a power cut too, and the event loop never stands still
+  // for it. What SQLite syncs by itself then is the log before it is carried into the store, and the store after that.
+  sqlite.pragma("synchronous = NORMAL");
   // Rows never refer to something that is gone.
   sqlite.pragma("foreign_keys = ON");
   // The log is carried into the store each 1,000 pages, about 4 MB: a restart has little to recover.

@@ -81,39 +81,52 @@ export const dataTypes = sqliteTable("data_types", {
   name: text().notNull(),
 });
 
-export const readings = sqliteTable(
-  "readings",
+/** Readings in the order of arrival, those of one commit a row (see readings.ts). Ids of a row follow one another. */
+export const arrivals = sqliteTable("arrivals", {
+  firstId: integer("first_id").primaryKey(),
+  count: integer().notNull(),
+  data: blob({ mode: "buffer" }).notNull(),
+});
+
+/** Sealed readings: consecutive ones of one sensor, a page of them (see blocks.ts). */
+export const blocks = sqliteTable(
+  "blocks",
   {
-    id: integer().primaryKey({ autoIncrement: true }),
-    // No foreign key: the readings of a deleted sensor are removed in the background (see `purges`), and a check per
-    // insert would cost the hot path for a rule that the domain already keeps.
+    pk: integer().primaryKey(),
+    // No foreign key: the readings of a deleted sensor are removed in the background (see `purges`).
     sensorPk: integer("sensor_pk").notNull(),
-    valueAt: integer("value_at").notNull(),
-    value: real().notNull(),
+    /** The place of the first reading in the order (value_at, id). */
+    startAt: integer("start_at").notNull(),
+    startId: integer("start_id").notNull(),
+    endAt: integer("end_at").notNull(),
+    count: integer().notNull(),
+    minId: integer("min_id").notNull(),
+    maxId: integer("max_id").notNull(),
+    data: blob({ mode: "buffer" }).notNull(),
   },
-  // Also serves "newest first": SQLite appends the rowid, so equal instants come in order of arrival.
-  (t) => [index("readings_sensor_time").on(t.sensorPk, t.valueAt)],
+  (t) => [
+    uniqueIndex("blocks_sensor_time").on(t.sensorPk, t.startAt, t.startId),
+    // To find a reading by its id alone.
+    index("blocks_ids").on(t.maxId, t.minId),
+  ],
 );
+
+/** Of a sealing under way: the sensors whose arrivals up to an id are in blocks already. */
+export const sealed = sqliteTable("sealed", {
+  sensorPk: integer("sensor_pk").primaryKey(),
+  upToId: integer("up_to_id").notNull(),
+});
 
 /** Sensors that are gone and whose readings are still to be removed. */
 export const purges = sqliteTable("purges", {
   sensorPk: integer("sensor_pk").primaryKey(),
 });
 
-/**
- * Fingerprints of the last untimed QoS 1 and 2 readings, so that a message sent again after a crash is known for what it
- * is. `seq` only rises and the oldest go: writes stay on one page, and the table stays small.
- */
-export const resends = sqliteTable("resends", {
-  seq: integer().primaryKey(),
-  fingerprint: integer().notNull(),
-});
-
-/** Sums over a minute, an hour or a day of one sensor, of all readings up to the watermark in `progress`. */
+/** Sums over an hour or a day of one sensor, of all readings up to the watermark in `progress`. */
 export const rollups = sqliteTable(
   "rollups",
   {
-    /** The width in milliseconds: 60,000, 3,600,000 or 86,400,000, aligned to UTC. */
+    /** The width in milliseconds: 3,600,000 or 86,400,000, aligned to UTC. */
     width: integer().notNull(),
     sensorPk: integer("sensor_pk").notNull(),
     startAt: integer("start_at").notNull(),

@@ -3,9 +3,9 @@ import { DomainError } from "../core/errors.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
 
-// Group commit. A commit with `synchronous = FULL` waits for the disk, 0.5 ms on an SSD and 10 to 50 ms on an SD card,
-// whatever it carries. So everything that is asked for while one runs shares the next: a lone write is committed at
-// once, and under load thousands share one wait.
+// Group commit. What is committed counts when the disk has it, which takes 0.5 ms on an SSD and 10 to 50 ms on an SD card,
+// whatever a commit carries. So everything that is asked for while one is on its way shares the next: a lone write is
+// committed at once, and under load thousands share one wait. The wait itself is another thread's: the event loop goes on.
 
 export interface Writer {
   /**
@@ -27,9 +27,25 @@ export interface Writer {
   close(): Promise<void>;
 }
 
+/** What keeps a part of the store in memory, and goes through the same transactions. */
+export interface Participant {
+  mark(): unknown;
+  /** Whether anything has changed since the mark. */
+  hasChanged(mark: unknown): boolean;
+  /** Takes back what has happened since the mark; the store has done so already. */
+  undo(mark: unknown): void;
+  /** Writes down what has not been written yet. */
+  beforeCommit(): void;
+  /** The transaction is committed. */
+  settle(): void;
+}
+
 export interface WriterOptions {
   /** Works that may wait; one more is refused. */
   maxPending: number;
+  participant?: Participant;
+  /** Calls back when all that has been committed is on the disk. Absent: COMMIT itself waits for that. */
+  sync?: (done: (error: Error | null) => void) => void;
   log: Log;
   counters: Counters;
 }
@@ -54,45 +70,78 @@ const isStoreFailure = (error: unknown): boolean =>
 
 type Outcome = { ok: true; value: unknown } | { ok: false; error: unknown };
 
-export function createWriter(sqlite: Database, { maxPending, log, counters }: WriterOptions): Writer {
+export function createWriter(
+  sqlite: Database,
+  { maxPending, participant, sync = (done) => done(null), log, counters }: WriterOptions,
+): Writer {
   const begin = sqlite.prepare("BEGIN IMMEDIATE");
   const commit = sqlite.prepare("COMMIT");
   const rollback = sqlite.prepare("ROLLBACK");
   const savepoint = sqlite.prepare("SAVEPOINT work");
   const release = sqlite.prepare("RELEASE work");
   const undo = sqlite.prepare("ROLLBACK TO work");
-  const totalChanges = sqlite.prepare("SELECT total_changes()").pluck();
+  const totalChanges = sqlite.prepare<[], number>("SELECT total_changes()").pluck();
 
   let queue: Job[] = [];
-  let isScheduled = false;
+  /** A transaction is about to begin, or is on its way to the disk. */
+  let isBusy = false;
   let isClosed = false;
   let healthy = true;
+  /** The disk did not take a commit: what it has of it is not known. */
+  let isInDoubt = false;
   let busySince: number | undefined;
   let commitMs = 0;
+  /** Where the participant stood when the transaction began that is running now. */
+  let beginMark: unknown;
 
   function schedule(): void {
-    if (isScheduled || queue.length === 0) return;
-    isScheduled = true;
+    if (isBusy || queue.length === 0) return;
+    isBusy = true;
     // After the sockets that are readable now have been read: what they carry shares the commit.
     setImmediate(flush);
   }
 
+  function next(): void {
+    isBusy = false;
+    schedule();
+  }
+
   function flush(): void {
-    isScheduled = false;
     if (!beginTransaction()) return;
     const jobs = queue.length <= maxBatch ? queue : queue.slice(0, maxBatch);
     queue = queue.length <= maxBatch ? [] : queue.slice(maxBatch);
     let outcomes: Outcome[];
+    const changesBefore = totalChanges.get();
+    const startedAt = performance.now();
     try {
       outcomes = runTogether(jobs) ?? runApart(jobs);
-      const startedAt = performance.now();
+      participant?.beforeCommit();
       commit.run();
-      commitMs += (performance.now() - startedAt - commitMs) * averageWeight;
     } catch (error) {
       fail(jobs, error);
-      schedule();
+      next();
       return;
     }
+    participant?.settle();
+    beginMark = undefined;
+    if (totalChanges.get() === changesBefore) {
+      settle(jobs, outcomes);
+      next();
+      return;
+    }
+    sync((error) => {
+      if (error === null) {
+        commitMs += (performance.now() - startedAt - commitMs) * averageWeight;
+        settle(jobs, outcomes);
+      } else {
+        isInDoubt = true;
+        fail(jobs, error);
+      }
+      next();
+    });
+  }
+
+  function settle(jobs: Job[], outcomes: Outcome[]): void {
     healthy = true;
     counters.increment("store.commits");
     jobs.forEach((job, i) => {
@@ -100,27 +149,32 @@ export function createWriter(sqlite: Database, { maxPending, log, counters }: Wr
       if (outcome.ok) job.resolve(outcome.value);
       else job.reject(outcome.error);
     });
-    schedule();
   }
 
   /** False where the lock is not to be had now; the queue waits, up to a deadline, and the event loop goes on. */
   function beginTransaction(): boolean {
     try {
+      if (isInDoubt) {
+        // Carries all of the log into the store and waits for the disk: whatever it had missed, it has then.
+        sqlite.pragma("wal_checkpoint(TRUNCATE)");
+        isInDoubt = false;
+      }
       begin.run();
       busySince = undefined;
+      beginMark = participant?.mark();
       return true;
     } catch (error) {
       busySince ??= performance.now();
-      const isBusy = (error as { code?: string }).code?.startsWith("SQLITE_BUSY") === true;
-      if (isBusy && performance.now() - busySince < busyDeadlineMs) {
+      const isLocked = (error as { code?: string }).code?.startsWith("SQLITE_BUSY") === true;
+      if (isLocked && performance.now() - busySince < busyDeadlineMs) {
         counters.increment("store.busy");
-        isScheduled = true;
         setTimeout(flush, busyRetryMs);
       } else {
         busySince = undefined;
         const jobs = queue;
         queue = [];
         fail(jobs, error);
+        next();
       }
       return false;
     }
@@ -135,8 +189,9 @@ export function createWriter(sqlite: Database, { maxPending, log, counters }: Wr
         outcomes.push({ ok: true, value: work() });
       } catch (error) {
         if (!sqlite.inTransaction || isStoreFailure(error)) throw error;
-        if (totalChanges.get() !== changesBefore) {
+        if (totalChanges.get() !== changesBefore || participant?.hasChanged(beginMark) === true) {
           rollback.run();
+          participant?.undo(beginMark);
           begin.run();
           return undefined;
         }
@@ -150,6 +205,7 @@ export function createWriter(sqlite: Database, { maxPending, log, counters }: Wr
   function runApart(jobs: Job[]): Outcome[] {
     return jobs.map(({ work }) => {
       savepoint.run();
+      const mark = participant?.mark();
       try {
         const value = work();
         release.run();
@@ -157,6 +213,7 @@ export function createWriter(sqlite: Database, { maxPending, log, counters }: Wr
       } catch (error) {
         if (!sqlite.inTransaction || isStoreFailure(error)) throw error;
         undo.run();
+        participant?.undo(mark);
         release.run();
         return { ok: false, error };
       }
@@ -165,6 +222,8 @@ export function createWriter(sqlite: Database, { maxPending, log, counters }: Wr
 
   function fail(jobs: Job[], error: unknown): void {
     if (sqlite.inTransaction) rollback.run();
+    if (beginMark !== undefined) participant?.undo(beginMark);
+    beginMark = undefined;
     healthy = false;
     counters.increment("store.commits_failed");
     log.sampled("store.commit", "commit failed: nothing of it was acknowledged", { error, works: jobs.length });
@@ -187,9 +246,11 @@ export function createWriter(sqlite: Database, { maxPending, log, counters }: Wr
     });
   }
 
+  const hasWork = (): boolean => queue.length > 0 || isBusy;
+
   const drain = (): Promise<void> =>
     new Promise((resolve) => {
-      if (queue.length === 0) return resolve();
+      if (!hasWork()) return resolve();
       // A work like any other, at the end of the line, and never refused: a full line is waited for too. Its failure has
       // told whoever submitted the ones before it.
       queue.push({ work: () => undefined, resolve: () => resolve(), reject: () => resolve() });
@@ -202,7 +263,8 @@ export function createWriter(sqlite: Database, { maxPending, log, counters }: Wr
     isHealthy: () => healthy,
     stats: () => ({ pending: queue.length, commitMs }),
     async close() {
-      while (queue.length > 0) await drain();
+      // What is submitted meanwhile is waited for too.
+      while (hasWork()) await drain();
       isClosed = true;
     },
   };

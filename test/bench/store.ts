@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import Sqlite from "better-sqlite3";
+import { createReadings } from "../../src/store/readings.ts";
 import { startGateway } from "./processes.ts";
 
 // Fills a gateway's store directly: what is measured is how it is served, not how it got there.
@@ -24,24 +25,40 @@ export async function makeStore(folder: string, sensors: number, readingsOfEach 
       if (i % 10 === 0) devicePk = addDevice.run(randomUUID()).lastInsertRowid;
       addSensor.run(id, devicePk);
     }
-    // All sensors in turn, one reading each a second, as they would have come.
-    sqlite
-      .prepare(
-        `WITH RECURSIVE tick (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM tick WHERE n < ? - 1)
-         INSERT INTO readings (sensor_pk, value_at, value)
-         SELECT s.pk, ? + n * 1000, 20 + (n * 7 + s.pk * 13) % 1000 / 100.0 FROM tick JOIN sensors s WHERE ? > 0`,
-      )
-      .run(readingsOfEach, Date.parse("2026-01-14T10:00:00Z"), readingsOfEach);
   })();
+  fill(sqlite, readingsOfEach);
   sqlite.close();
   return sensorIds;
+}
+
+/** All sensors in turn, one reading each a second, as they would have come; sealed as the gateway would by then. */
+function fill(sqlite: Sqlite.Database, readingsOfEach: number): void {
+  const readings = createReadings(sqlite);
+  const from = Date.parse("2026-01-14T10:00:00Z");
+  const sensorPks = sqlite.prepare<[], number>("SELECT pk FROM sensors ORDER BY pk").pluck().all();
+  const commit = (work: () => void): void => {
+    sqlite.transaction(() => {
+      work();
+      readings.beforeCommit();
+    })();
+    readings.settle();
+  };
+  const perCommit = 50;
+  for (let first = 0; first < readingsOfEach; first += perCommit) {
+    commit(() => {
+      for (let n = first; n < Math.min(readingsOfEach, first + perCommit); n++) {
+        for (const pk of sensorPks) readings.append(pk, from + n * 1_000, 20 + ((n * 7 + pk * 13) % 1_000) / 100);
+      }
+    });
+    while (readings.isSealingDue()) commit(() => void readings.seal(Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER));
+  }
 }
 
 /** Resolves when the rollups, which a full store sets going, have caught up: they would take their share of a measurement. */
 export async function untilRolledUp(folder: string): Promise<void> {
   const sqlite = new Sqlite(`${folder}/lambdaiot.db`, { readonly: true });
   const isDone = sqlite
-    .prepare("SELECT value >= (SELECT max(id) FROM readings) FROM progress WHERE name = 'rollups'")
+    .prepare("SELECT value >= (SELECT max(first_id + count - 1) FROM arrivals) FROM progress WHERE name = 'rollups'")
     .pluck();
   while (isDone.get() !== 1) await sleep(100);
   sqlite.close();

@@ -5,7 +5,15 @@ import { announceDevice } from "../../src/core/discovery.ts";
 import { deriveComponentId, deriveDeviceId } from "../../src/core/ids.ts";
 import { purgeStep } from "../../src/core/purges.ts";
 import { createReading, deleteReading, getReading, listReadings, updateReading } from "../../src/core/readings.ts";
-import { addComponent, addDevice, countRows, openTestStore, start, type TestStore } from "../support/store.ts";
+import {
+  addComponent,
+  addDevice,
+  countReadings,
+  countRows,
+  openTestStore,
+  start,
+  type TestStore,
+} from "../support/store.ts";
 
 let t: TestStore;
 beforeEach(() => (t = openTestStore()) && undefined);
@@ -28,7 +36,7 @@ describe("the readings of a deleted device", () => {
     const gone = [...(await fill(sensors[0]?.id ?? "", 5)), ...(await fill(sensors[1]?.id ?? "", 5))];
     await fill(kept.id, 3);
     await t.commit((ctx) => deleteDevice(ctx, device.id));
-    expect(countRows(t, "readings")).toBe(13);
+    expect(countReadings(t)).toBe(13);
     expect(list().map(({ sensorId }) => sensorId)).toEqual([kept.id, kept.id, kept.id]);
     for (const { id } of sensors) expect(list(id)).toEqual([]);
     for (const id of gone) {
@@ -58,7 +66,7 @@ describe("the readings of a deleted device", () => {
     expect(old).not.toContain(reading);
     while (await t.commit((ctx) => purgeStep(ctx, 2)));
     expect(list(sensorId).map(({ id }) => id)).toEqual([reading]);
-    expect(countRows(t, "readings")).toBe(1);
+    expect(countReadings(t)).toBe(1);
   });
 });
 
@@ -70,7 +78,7 @@ describe("purgeStep", () => {
     for (const { id } of [before, gone, after]) await fill(id, id === gone.id ? 25 : 10);
     await t.commit((ctx) => deleteComponent(ctx, "sensor", gone.id));
     const left: number[] = [];
-    while (await t.commit((ctx) => purgeStep(ctx, 10))) left.push(countRows(t, "readings"));
+    while (await t.commit((ctx) => purgeStep(ctx, 10))) left.push(countReadings(t));
     expect(left).toEqual([35, 25, 20]);
     expect(countRows(t, "purges")).toBe(0);
     for (const { id } of [before, after]) expect(list(id)).toHaveLength(10);
@@ -86,7 +94,7 @@ describe("purgeStep", () => {
     let steps = 0;
     while (await t.commit((ctx) => purgeStep(ctx, 10))) steps += 1;
     expect(steps).toBeLessThanOrEqual(4);
-    expect(countRows(t, "readings") + countRows(t, "purges")).toBe(0);
+    expect(countReadings(t) + countRows(t, "purges")).toBe(0);
   });
 
   test("has nothing to do where nothing was deleted", async () => {

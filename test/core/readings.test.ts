@@ -11,7 +11,15 @@ import {
   updateReading,
   type Reading,
 } from "../../src/core/readings.ts";
-import { addComponent, addDevice, collect, countRows, openTestStore, start, type TestStore } from "../support/store.ts";
+import {
+  addComponent,
+  addDevice,
+  collect,
+  countReadings,
+  openTestStore,
+  start,
+  type TestStore,
+} from "../support/store.ts";
 
 const unknown = "550e8400-e29b-41d4-a716-446655440000";
 const dayMs = 86_400_000;
@@ -81,7 +89,7 @@ describe("one reading", () => {
     expect(await t.commit((ctx) => recordReading(ctx, { sensorId: unknown, value: 1 }, { isOwn: true }))).toBe(
       "unknown",
     );
-    expect(countRows(t, "readings")).toBe(0);
+    expect(countReadings(t)).toBe(0);
   });
 
   test("sent again with the same time and value is the same one", async () => {

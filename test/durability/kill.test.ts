@@ -9,6 +9,7 @@ import { connectMqtt, logIn, until, type Api } from "../support/client.ts";
 import { bundle, makeFolder, startBuiltGateway, testEnv, type BuiltGateway } from "../support/gateway.ts";
 import { createRandom, seed } from "../support/random.ts";
 import type { PublisherOptions } from "./publisher.ts";
+import { readReadings } from "../support/stored.ts";
 
 const topic = "lambdaiot";
 const killsUnderLoad = 20;
@@ -108,12 +109,12 @@ interface Stored {
 function look(path: string): Stored {
   const sqlite = new Sqlite(path, { readonly: true });
   try {
-    const rows = sqlite.prepare<[], [number, number]>("SELECT id, value FROM readings").raw().all();
-    const twice = sqlite.prepare<[], number>("SELECT value FROM readings GROUP BY value HAVING count(*) > 1").pluck();
+    const rows = readReadings(path);
+    const times = Map.groupBy(rows, ({ value }) => value);
     return {
       integrity: sqlite.pragma("integrity_check", { simple: true }),
-      values: new Map(rows),
-      twice: twice.all(),
+      values: new Map(rows.map(({ id, value }) => [id, value])),
+      twice: [...times].filter(([, same]) => same.length > 1).map(([value]) => value),
     };
   } finally {
     sqlite.close();

@@ -6,6 +6,7 @@ import Sqlite from "better-sqlite3";
 import { afterEach, expect, test } from "vitest";
 import { connectMqtt, createApi, logIn, until, type Api } from "../support/client.ts";
 import { bundle, makeFolder, startBuiltGateway, type BuiltGateway } from "../support/gateway.ts";
+import { readReadings } from "../support/stored.ts";
 
 // The gateway itself ends with 1 where closing takes more than 10 s: an exit code of 0 says that it was in time.
 
@@ -91,7 +92,7 @@ test("SIGTERM under load ends with 0, everything acknowledged stored and the log
   const { storePath } = gateway;
   expect(existsSync(`${storePath}-wal`) ? statSync(`${storePath}-wal`).size : 0).toBe(0);
   const sqlite = new Sqlite(storePath, { readonly: true });
-  const stored = new Map(sqlite.prepare<[], [number, number]>("SELECT id, value FROM readings").raw().all());
+  const stored = new Map(readReadings(storePath).map(({ id, value }) => [id, value]));
   expect(sqlite.pragma("integrity_check", { simple: true })).toBe("ok");
   sqlite.close();
   const values = new Set(stored.values());

@@ -88,9 +88,10 @@ describe("what the system calls say", () => {
     const { folder, remove } = makeFolder();
     try {
       const text = readFileSync(bundle, "utf8");
-      expect(text.split("synchronous = FULL")).toHaveLength(2);
+      const waits = /fdatasync\(\w+, ?(\w+)\)/g;
+      expect(text.match(waits)).toHaveLength(1);
       const careless = join(folder, "careless.mjs");
-      writeFileSync(careless, text.replace("synchronous = FULL", "synchronous = NORMAL"));
+      writeFileSync(careless, text.replace(waits, "$1(null)"));
       const { early, count } = await traceReadings(careless);
       expect(early).toHaveLength(count);
       expect(early[0]).toContain("before the log was synced");
@@ -104,7 +105,7 @@ describe("the reading of a trace", () => {
   const value = 0.1234567890123;
   const hex = (bytes: Buffer): string => [...bytes].map((byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("");
   const carrying = Buffer.alloc(4_096);
-  carrying.writeDoubleBE(value, 1_000);
+  carrying.writeDoubleLE(value, 1_000);
   const frame = (isLast: boolean): Buffer => {
     const header = Buffer.alloc(24);
     header.writeUInt32BE(isLast ? 12 : 0, 4);

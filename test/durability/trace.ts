@@ -69,7 +69,7 @@ export function findEarly(calls: readonly SystemCall[], acknowledgements: readon
   const logSyncs = calls.filter((call) => isLog(call) && syncs.has(call.name));
   return acknowledgements.flatMap(({ value, sign }) => {
     const pattern = Buffer.alloc(8);
-    pattern.writeDoubleBE(value);
+    pattern.writeDoubleLE(value);
     const answer = answers.find(({ bytes }) => bytes.includes(sign));
     if (answer === undefined) return [`${value}: no acknowledgement in the trace`];
     const page = writes.findIndex(({ bytes }) => bytes.includes(pattern));

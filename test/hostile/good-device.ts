@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import Sqlite from "better-sqlite3";
 import { connectMqtt, type Api } from "../support/client.ts";
 import { bundle, type BuiltGateway } from "../support/gateway.ts";
+import { readReadings } from "../support/stored.ts";
 
 /**
  * The built file with a small heap, as on a small machine: what is not given back shows at once, where a large one would
@@ -53,7 +54,7 @@ export function readStore(path: string) {
       devices: column("SELECT id FROM devices ORDER BY pk"),
       sensors: column("SELECT id FROM sensors ORDER BY pk"),
       actors: column("SELECT id FROM actors ORDER BY pk"),
-      values: column("SELECT value FROM readings ORDER BY id"),
+      values: readReadings(path).map(({ value }) => value),
     };
   } finally {
     sqlite.close();

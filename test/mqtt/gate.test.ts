@@ -16,6 +16,7 @@ import {
   subscribeFrame,
   unsubscribeFrame,
 } from "./gate-wire.ts";
+import { readReadings } from "../support/stored.ts";
 
 // The gate between the network and the broker, by raw bytes over real sockets.
 
@@ -42,17 +43,10 @@ async function openDevice(parts: Parameters<typeof openClient>[1] = {}) {
   return wire;
 }
 
-function storedValues(min: number, max: number): number[] {
-  const sqlite = new Sqlite(gateway.storePath, { readonly: true });
-  try {
-    return sqlite
-      .prepare<[number, number], number>("SELECT value FROM readings WHERE value BETWEEN ? AND ? ORDER BY id")
-      .pluck()
-      .all(min, max);
-  } finally {
-    sqlite.close();
-  }
-}
+const storedValues = (min: number, max: number): number[] =>
+  readReadings(gateway.storePath)
+    .map(({ value }) => value)
+    .filter((value) => value >= min && value <= max);
 
 /** Holds the store's commits, as another program that writes to the file would, until the result is called. */
 function holdCommits(): () => void {

@@ -5,8 +5,10 @@ import { migrations } from "embedded:migrations";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { createCounters } from "../../src/counters.ts";
 import { createLog } from "../../src/log.ts";
+import { encodeArrivals } from "../../src/store/columns.ts";
 import { openStore } from "../../src/store/open.ts";
 import { makeFolder } from "../support/gateway.ts";
+import { readReadings } from "../support/stored.ts";
 
 // A store of an earlier schema is brought to the newest with everything in it, and copied first.
 
@@ -19,7 +21,7 @@ beforeEach(() => {
 afterEach(() => own.remove());
 
 const device = { id: "3814fb88-565c-5dc8-9b91-60d4002b6edc", name: "Room Sensor" };
-const reading = { sensor_pk: 1, value_at: 1_768_384_800_000, value: 21.5 };
+const reading = { id: 1, sensorPk: 1, valueAt: 1_768_384_800_000, value: 21.5 };
 
 /** A store as the version before the migration number `schema` (from 1) left it, with a device and a reading. */
 function makeStoreOf(schema: number): void {
@@ -37,9 +39,15 @@ function makeStoreOf(schema: number): void {
       "INSERT INTO sensors (id, device_pk, name, type, data_type_id, created_at, updated_at) VALUES ('s', 1, 'S', 't', 2, 0, 0)",
     )
     .run();
-  sqlite
-    .prepare("INSERT INTO readings (sensor_pk, value_at, value) VALUES (:sensor_pk, :value_at, :value)")
-    .run(reading);
+  if (schema <= 5) {
+    sqlite
+      .prepare("INSERT INTO readings (sensor_pk, value_at, value) VALUES (:sensorPk, :valueAt, :value)")
+      .run(reading);
+  } else {
+    sqlite.exec("DROP TABLE readings; DROP TABLE resends"); // what the sixth does besides its SQL
+    const data = encodeArrivals(1, () => ({ ...reading, fingerprint: 0 }));
+    sqlite.prepare("INSERT INTO arrivals (first_id, count, data) VALUES (1, 1, ?)").run(data);
+  }
   sqlite.close();
 }
 
@@ -51,11 +59,14 @@ async function openAndClose(): Promise<void> {
 function look(file: string) {
   const sqlite = new Sqlite(file, { readonly: true, fileMustExist: true });
   try {
+    const isOfRows = sqlite.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'readings'").get() !== undefined;
     return {
       schema: sqlite.pragma("user_version", { simple: true }),
       integrity: sqlite.pragma("integrity_check", { simple: true }),
       device: sqlite.prepare("SELECT id, name FROM devices").get(),
-      reading: sqlite.prepare("SELECT sensor_pk, value_at, value FROM readings").get(),
+      reading: isOfRows
+        ? sqlite.prepare("SELECT id, sensor_pk AS sensorPk, value_at AS valueAt, value FROM readings").get()
+        : readReadings(file)[0],
     };
   } finally {
     sqlite.close();

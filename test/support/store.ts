@@ -90,3 +90,6 @@ export const addComponent = (ctx: Ctx, kind: ComponentKind, deviceId: string = a
 /** Rows of a table, as many as there are, whoever they belong to. */
 export const countRows = ({ store }: TestStore, table: string): number =>
   store.db.$client.prepare<[], number>(`SELECT count(*) FROM ${table}`).pluck().get() ?? 0;
+
+/** All readings that are kept, whether anybody gets to see them or not. */
+export const countReadings = ({ store }: TestStore): number => store.readings.after(0, Number.MAX_SAFE_INTEGER).length;

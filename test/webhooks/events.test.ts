@@ -527,7 +527,7 @@ describe("data.received, by a clock that stands", () => {
     await before.count(1);
     expect(told(before)).toEqual([range(first, first + 2)]);
     outbox.store.db.$client.exec("DELETE FROM sensors");
-    outbox.store.db.$client.exec(`INSERT INTO readings (sensor_pk, value_at, value) VALUES (1, 1, 1)`);
+    await outbox.commit(({ readings }) => readings.append(1, 1, 1));
     outbox.clock.at += 1_000;
     await outbox.looks();
     expect(before.received).toHaveLength(1);

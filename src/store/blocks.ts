@@ -1,0 +1,407 @@
+import type { Database } from "better-sqlite3";
+import { decodeColumns, emptyColumns, encodeColumns, type Columns } from "./columns.ts";
+import type { Place, StoredReading } from "./readings.ts";
+
+// Sealed readings. A block holds consecutive readings of one sensor in the order (value_at, id), compressed, as many as
+// fill a page of the store: to read one is to read one page. The blocks of a sensor do not overlap, like the leaves of a
+// B-tree; what comes late is put into the one where it belongs.
+
+/** With the rest of its row, a block of that size fills a page of 4,096 bytes. */
+const maxBytes = 3_950;
+/** Blocks that were read last are kept decoded, 20 kB each. */
+const maxCached = 64;
+
+type BlockRow = [pk: number, startAt: number, startId: number, data: Buffer];
+
+/** Goes back in time over a sensor's sealed readings. */
+export interface BlockCursor {
+  /** Whether there is another one that is not older than `at`; it is what the other functions tell of. */
+  reaches(at: number): boolean;
+  id(): number;
+  valueAt(): number;
+  value(): number;
+  step(): void;
+}
+
+export interface Blocks {
+  /** No sealed reading has a higher id. */
+  maxId(): number;
+  /** The instant of a sensor's newest sealed reading; -Infinity where there is none. */
+  endOf(sensorPk: number): number;
+  newest(sensorPk: number): StoredReading | undefined;
+  find(id: number): StoredReading | undefined;
+  /** From the newest reading before a place. */
+  openCursor(sensorPk: number, before: Place): BlockCursor;
+  visit(
+    sensorPk: number,
+    from: number,
+    to: number,
+    afterId: number,
+    each: (value: number, valueAt: number, id: number) => void,
+  ): void;
+  /** The first instant from `from` on; Infinity where there is none. */
+  firstFrom(sensorPk: number, from: number): number;
+  /** Readings with ids in [from, to), of all sensors, in no order. */
+  listByIds(from: number, to: number): StoredReading[];
+  /** Adds readings of one sensor, in order. */
+  merge(sensorPk: number, readings: Columns): void;
+  replace(id: number, valueAt: number, value: number): void;
+  remove(id: number): void;
+  /** Removes about `limit` readings of a sensor, block by block. @returns how many */
+  removeOf(sensorPk: number, limit: number): number;
+  /** After a rollback: the store is not what was remembered of it. */
+  forgetCached(): void;
+}
+
+interface End {
+  newest: StoredReading | undefined;
+  at: number;
+}
+
+export function createBlocks(sqlite: Database): Blocks {
+  const columns = "pk, start_at, start_id, data";
+  const below = sqlite
+    .prepare<[sensorPk: number, at: number, id: number], BlockRow>(
+      `SELECT ${columns} FROM blocks WHERE sensor_pk = +? AND (start_at, start_id) < (+?, +?)
+       ORDER BY start_at DESC, start_id DESC LIMIT 1`,
+    )
+    .raw();
+  const above = sqlite
+    .prepare<[sensorPk: number, at: number, id: number], BlockRow>(
+      `SELECT ${columns} FROM blocks WHERE sensor_pk = +? AND (start_at, start_id) > (+?, +?)
+       ORDER BY start_at, start_id LIMIT 1`,
+    )
+    .raw();
+  const startAbove = sqlite
+    .prepare<[sensorPk: number, at: number, id: number], [at: number, id: number]>(
+      `SELECT start_at, start_id FROM blocks WHERE sensor_pk = +? AND (start_at, start_id) > (+?, +?)
+       ORDER BY start_at, start_id LIMIT 1`,
+    )
+    .raw();
+  const endAt = sqlite
+    .prepare<[sensorPk: number], number>(
+      "SELECT end_at FROM blocks WHERE sensor_pk = ? ORDER BY start_at DESC, start_id DESC LIMIT 1",
+    )
+    .pluck();
+  const byIds = sqlite
+    .prepare<[from: number, to: number], [sensorPk: number, ...BlockRow]>(
+      `SELECT sensor_pk, ${columns} FROM blocks WHERE max_id >= +? AND min_id < +?`,
+    )
+    .raw();
+  const highest = sqlite.prepare<[], number | null>("SELECT max(max_id) FROM blocks").pluck();
+  const insert = sqlite.prepare<BlockValues & { sensorPk: number }>(
+    `INSERT INTO blocks (sensor_pk, start_at, start_id, end_at, count, min_id, max_id, data)
+     VALUES (:sensorPk, :startAt, :startId, :endAt, :count, :minId, :maxId, :data)`,
+  );
+  const update = sqlite.prepare<BlockValues & { pk: number }>(
+    `UPDATE blocks SET start_at = :startAt, start_id = :startId, end_at = :endAt, count = :count,
+       min_id = :minId, max_id = :maxId, data = :data WHERE pk = :pk`,
+  );
+  const remove = sqlite.prepare<[pk: number]>("DELETE FROM blocks WHERE pk = ?");
+  const oldest = sqlite
+    .prepare<[sensorPk: number], [pk: number, count: number]>(
+      "SELECT pk, count FROM blocks WHERE sensor_pk = ? ORDER BY start_at, start_id LIMIT 1",
+    )
+    .raw();
+
+  let maxId: number | undefined;
+  const ends = new Map<number, End>();
+  const cache = new Map<number, Columns>();
+
+  function decode([pk, , , data]: BlockRow): Columns {
+    const known = cache.get(pk);
+    if (known !== undefined) return known;
+    const decoded = decodeColumns(data);
+    if (cache.size >= maxCached) cache.delete(cache.keys().next().value as number);
+    cache.set(pk, decoded);
+    return decoded;
+  }
+
+  const getMaxId = (): number => (maxId ??= highest.get() ?? 0);
+
+  function endOf(sensorPk: number): End {
+    let end = ends.get(sensorPk);
+    if (end === undefined) {
+      end = { newest: undefined, at: endAt.get(sensorPk) ?? -Infinity };
+      ends.set(sensorPk, end);
+    }
+    return end;
+  }
+
+  function openCursor(sensorPk: number, before: Place): BlockCursor {
+    let key = before;
+    let block = emptyColumns();
+    let i = -1;
+    let bound = endOf(sensorPk).at;
+    return {
+      reaches(at) {
+        while (i < 0) {
+          if (bound < at) return false;
+          const row = below.get(sensorPk, key.at, key.id);
+          if (row === undefined) {
+            bound = -Infinity;
+            return false;
+          }
+          block = decode(row);
+          i = placeIn(block, before) - 1;
+          key = { at: row[1], id: row[2] };
+          bound = row[1];
+        }
+        return (block.times[i] as number) >= at;
+      },
+      id: () => block.ids[i] as number,
+      valueAt: () => block.times[i] as number,
+      value: () => block.values[i] as number,
+      step: () => void i--,
+    };
+  }
+
+  /** Blocks that may hold readings in [from, to), in order. */
+  function* blocksIn(sensorPk: number, from: number, to: number): Generator<BlockRow> {
+    // The one that begins before may reach in; those that begin at `from` or later come after it.
+    let row = below.get(sensorPk, from, 0) ?? above.get(sensorPk, from, 0);
+    while (row !== undefined && row[1] < to) {
+      yield row;
+      row = above.get(sensorPk, row[1], row[2]);
+    }
+  }
+
+  function findBlock(id: number): { row: [sensorPk: number, ...BlockRow]; block: Columns; i: number } | undefined {
+    if (id > getMaxId()) return undefined;
+    for (const row of byIds.all(id, id + 1)) {
+      const block = decodeColumns(row[4]);
+      const i = block.ids.indexOf(id);
+      if (i >= 0) return { row, block, i };
+    }
+    return undefined;
+  }
+
+  /** Puts readings in the place of a block, or beside the others. `isLast`: none of the sensor's come after them. */
+  function write(sensorPk: number, pk: number | undefined, readings: Columns, isLast = false): void {
+    ends.delete(sensorPk);
+    if (pk !== undefined) cache.delete(pk);
+    if (readings.ids.length === 0) {
+      if (pk !== undefined) remove.run(pk);
+      return;
+    }
+    for (const [i, values] of split(readings, isLast).entries()) {
+      if (i === 0 && pk !== undefined) update.run({ pk, ...values });
+      else insert.run({ sensorPk, ...values });
+      if (maxId !== undefined && values.maxId > maxId) maxId = values.maxId;
+    }
+  }
+
+  function merge(sensorPk: number, added: Columns): void {
+    const { ids, times } = added;
+    for (let i = 0; i < ids.length;) {
+      const at = times[i] as number;
+      const id = ids[i] as number;
+      // The block that begins before; the first one takes what is older than all.
+      const row = below.get(sensorPk, at, id) ?? above.get(sensorPk, at, id);
+      if (row === undefined) {
+        write(sensorPk, undefined, slice(added, i, ids.length), true);
+        return;
+      }
+      const next = startAbove.get(sensorPk, row[1], row[2]);
+      const to = next === undefined ? ids.length : placeIn(added, { at: next[0], id: next[1] }, i);
+      const chunk = slice(added, i, to);
+      // A full page that nothing reaches into stays as it is.
+      const isFull = row[3].length >= maxBytes * 0.9;
+      const block = decodeColumns(row[3]);
+      const isLast = next === undefined;
+      if (isFull && isBefore(block, block.ids.length - 1, chunk, 0)) write(sensorPk, undefined, chunk, isLast);
+      else write(sensorPk, row[0], interleave(block, chunk), isLast);
+      i = to;
+    }
+  }
+
+  return {
+    maxId: getMaxId,
+    endOf: (sensorPk) => endOf(sensorPk).at,
+    newest(sensorPk) {
+      const end = endOf(sensorPk);
+      if (end.newest === undefined && end.at !== -Infinity) {
+        const cursor = openCursor(sensorPk, { at: Infinity, id: 0 });
+        if (cursor.reaches(end.at))
+          end.newest = { id: cursor.id(), sensorPk, valueAt: cursor.valueAt(), value: cursor.value() };
+      }
+      return end.newest;
+    },
+    find(id) {
+      const found = findBlock(id);
+      if (found === undefined) return undefined;
+      const { row, block, i } = found;
+      return { id, sensorPk: row[0], valueAt: block.times[i] as number, value: block.values[i] as number };
+    },
+    openCursor,
+    visit(sensorPk, from, to, afterId, each) {
+      if (endOf(sensorPk).at < from) return;
+      for (const row of blocksIn(sensorPk, from, to)) {
+        const { ids, times, values } = decodeColumns(row[3]); // a sweep would drive the others out of the cache
+        for (let i = 0; i < ids.length; i++) {
+          const at = times[i] as number;
+          if (at >= from && at < to && (ids[i] as number) > afterId) each(values[i] as number, at, ids[i] as number);
+        }
+      }
+    },
+    firstFrom(sensorPk, from) {
+      if (endOf(sensorPk).at < from) return Infinity;
+      for (const row of blocksIn(sensorPk, from, Infinity)) {
+        const block = decode(row);
+        const first = block.times[placeIn(block, { at: from, id: 0 })];
+        if (first !== undefined) return first;
+      }
+      return Infinity;
+    },
+    listByIds(from, to) {
+      const found: StoredReading[] = [];
+      for (const [sensorPk, , , , data] of byIds.all(from, to)) {
+        const { ids, times, values } = decodeColumns(data);
+        for (let i = 0; i < ids.length; i++) {
+          const id = ids[i] as number;
+          if (id >= from && id < to)
+            found.push({ id, sensorPk, valueAt: times[i] as number, value: values[i] as number });
+        }
+      }
+      return found;
+    },
+    merge,
+    replace(id, valueAt, value) {
+      const found = findBlock(id);
+      if (found === undefined) return;
+      const [sensorPk, pk] = found.row;
+      const { block, i } = found;
+      if (valueAt === block.times[i]) {
+        block.values[i] = value;
+        write(sensorPk, pk, block);
+        return;
+      }
+      cut(block, i);
+      write(sensorPk, pk, block);
+      merge(sensorPk, { ids: [id], times: [valueAt], values: [value] });
+    },
+    remove(id) {
+      const found = findBlock(id);
+      if (found === undefined) return;
+      cut(found.block, found.i);
+      write(found.row[0], found.row[1], found.block);
+    },
+    removeOf(sensorPk, limit) {
+      let removed = 0;
+      while (removed < limit) {
+        const row = oldest.get(sensorPk);
+        if (row === undefined) break;
+        remove.run(row[0]);
+        cache.delete(row[0]);
+        removed += row[1];
+      }
+      ends.delete(sensorPk);
+      return removed;
+    },
+    forgetCached() {
+      maxId = undefined;
+      ends.clear();
+      cache.clear();
+    },
+  };
+}
+
+/** The index, `low` at least, of the first reading that does not come before the place. */
+function placeIn({ ids, times }: Columns, { at, id }: Place, low = 0): number {
+  let high = ids.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    const otherAt = times[middle] as number;
+    if (otherAt < at || (otherAt === at && (ids[middle] as number) < id)) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+const slice = ({ ids, times, values }: Columns, from: number, to: number): Columns =>
+  from === 0 && to === ids.length
+    ? { ids, times, values }
+    : { ids: ids.slice(from, to), times: times.slice(from, to), values: values.slice(from, to) };
+
+function cut({ ids, times, values }: Columns, i: number): void {
+  for (const column of [ids, times, values]) column.splice(i, 1);
+}
+
+function isBefore(a: Columns, i: number, b: Columns, j: number): boolean {
+  const atA = a.times[i] as number;
+  const atB = b.times[j] as number;
+  return atA < atB || (atA === atB && (a.ids[i] as number) < (b.ids[j] as number));
+}
+
+/** Both in one order. */
+function interleave(a: Columns, b: Columns): Columns {
+  const merged = emptyColumns();
+  const take = (from: Columns, i: number): void => {
+    merged.ids.push(from.ids[i] as number);
+    merged.times.push(from.times[i] as number);
+    merged.values.push(from.values[i] as number);
+  };
+  let i = 0;
+  let j = 0;
+  while (i < a.ids.length || j < b.ids.length) {
+    if (j === b.ids.length || (i < a.ids.length && isBefore(a, i, b, j))) take(a, i++);
+    else take(b, j++);
+  }
+  return merged;
+}
+
+interface BlockValues {
+  startAt: number;
+  startId: number;
+  endAt: number;
+  count: number;
+  minId: number;
+  maxId: number;
+  data: Buffer;
+}
+
+/**
+ * Cuts readings into blocks of a page at most. The newest are packed tightly, since what comes next comes after them;
+ * in between, each block keeps room for more of what comes late.
+ */
+function split(readings: Columns, isLast: boolean): BlockValues[] {
+  const { length } = readings.ids;
+  const found: BlockValues[] = [];
+  let size = length;
+  if (!isLast) {
+    const { length: bytes } = encodeColumns(readings);
+    if (bytes > maxBytes) size = Math.ceil(length / Math.ceil(bytes / (0.7 * maxBytes)));
+  }
+  for (let from = 0; from < length;) {
+    let to = Math.min(length, from + size);
+    let data = encodeColumns(readings, from, to);
+    while (data.length > maxBytes) {
+      // How much a reading takes changes little: the second try fits nearly always.
+      to = from + Math.max(1, Math.floor((to - from) * (maxBytes / data.length) * 0.985));
+      data = encodeColumns(readings, from, to);
+    }
+    if (isLast) size = Math.ceil((to - from) * 1.02);
+    found.push(toValues(readings, from, to, data));
+    from = to;
+  }
+  return found;
+}
+
+function toValues({ ids, times }: Columns, from: number, to: number, data: Buffer): BlockValues {
+  let minId = Infinity;
+  let maxId = 0;
+  for (let i = from; i < to; i++) {
+    const id = ids[i] as number;
+    if (id < minId) minId = id;
+    if (id > maxId) maxId = id;
+  }
+  return {
+    startAt: times[from] as number,
+    startId: ids[from] as number,
+    endAt: times[to - 1] as number,
+    count: to - from,
+    minId,
+    maxId,
+    data,
+  };
+}

@@ -1,0 +1,390 @@
+import type { Database } from "better-sqlite3";
+import { createBlocks, type BlockCursor } from "./blocks.ts";
+import { decodeArrivals, encodeArrivals, type Columns } from "./columns.ts";
+import { createTail, type Mark, type Tail } from "./tail.ts";
+import type { Participant } from "./writer.ts";
+
+// All readings. What comes is appended: one row of `arrivals` a commit, whatever number of readings and sensors it holds,
+// and the same readings in memory (tail.ts), ordered for queries. From time to time the older half is sealed: sorted into
+// blocks, a page of compressed readings of one sensor each (blocks.ts). So a commit writes a page or two, whoever sends,
+// and a chart over years reads a few hundred.
+
+export interface StoredReading {
+  id: number;
+  sensorPk: number;
+  valueAt: number;
+  value: number;
+}
+
+/** A place in the order of a sensor's readings, (value_at, id). */
+export interface Place {
+  at: number;
+  /** 0: before every reading of that instant. */
+  id: number;
+}
+
+export interface PageQuery {
+  sensorPk: number;
+  /** Inclusive. */
+  from: number;
+  /** Exclusive. */
+  before: Place;
+  limit: number;
+  /** So many of the newest are passed over. */
+  skip?: number;
+}
+
+export interface Readings {
+  /** Ids rise in the order of appends, and none is ever given out again. `fingerprint`: see {@link fingerprints}. */
+  append(sensorPk: number, valueAt: number, value: number, fingerprint?: number): number;
+  get(id: number): StoredReading | undefined;
+  /** The id of a reading of that sensor, instant and value. */
+  findSame(sensorPk: number, valueAt: number, value: number): number | undefined;
+  /** The newest by its own time; of one instant, the one that came last. */
+  newest(sensorPk: number): StoredReading | undefined;
+  /** Newest first; those of one instant in reverse order of arrival. */
+  page(query: PageQuery): StoredReading[];
+  /** Every reading of a sensor in [from, to), in no particular order, that came after the reading `afterId`. */
+  visit(
+    range: { sensorPk: number; from: number; to: number; afterId?: number },
+    each: (value: number, valueAt: number, id: number) => void,
+  ): void;
+  /** The first and the last instant in [from, to) at which a sensor has a reading. */
+  bounds(sensorPk: number, from: number, to: number): { first: number; last: number } | undefined;
+  /** The next readings of whatever sensors after the reading `id`, in the order of arrival. */
+  after(id: number, limit: number): StoredReading[];
+  /** The id that was given out last; 0 where none ever was. */
+  lastId(): number;
+  replace(id: number, valueAt: number, value: number): void;
+  remove(id: number): void;
+  /** Removes about `limit` readings of a sensor. @returns how many; 0: none are left */
+  removeOf(sensorPk: number, limit: number): number;
+  /** What was given to the last appends as fingerprint, oldest first, `limit` of them at most. */
+  fingerprints(limit: number): number[];
+  /**
+   * Goes on with the sealing of what came up to the reading `upToId`, about `limit` readings at a time, where more wait
+   * in memory than are to.
+   * @returns true where there is more to do
+   */
+  seal(upToId: number, limit: number): boolean;
+  /** Whether {@link seal} would have something to do. */
+  isSealingDue(): boolean;
+}
+
+export interface ReadingsOptions {
+  /** So many wait in memory, 40 bytes each, before the older half is sealed. */
+  maxWaiting?: number;
+}
+
+/** Rows of arrivals that are removed in one step. */
+const rowsPerStep = 4_000;
+
+type ArrivalsRow = [firstId: number, count: number];
+
+export function createReadings(
+  sqlite: Database,
+  { maxWaiting = 131_072 }: ReadingsOptions = {},
+): Readings & Participant {
+  const blocks = createBlocks(sqlite);
+  const isSealingDue = (): boolean => round !== undefined || tail.next() - tail.first() > maxWaiting;
+  const insertArrivals = sqlite.prepare<[firstId: number, count: number, data: Buffer]>(
+    "INSERT INTO arrivals (first_id, count, data) VALUES (?, ?, ?)",
+  );
+  const updateArrivals = sqlite.prepare<[data: Buffer, firstId: number]>(
+    "UPDATE arrivals SET data = ? WHERE first_id = ?",
+  );
+  const findArrivals = sqlite
+    .prepare<[id: number], ArrivalsRow>(
+      "SELECT first_id, count FROM arrivals WHERE first_id <= ? ORDER BY first_id DESC LIMIT 1",
+    )
+    .raw();
+  const trimArrivals = sqlite.prepare<[upToId: number, limit: number]>(
+    "DELETE FROM arrivals WHERE first_id IN (SELECT first_id FROM arrivals WHERE first_id <= ? ORDER BY first_id LIMIT ?)",
+  );
+  const putSealed = sqlite.prepare<[sensorPk: number, upToId: number]>(
+    "INSERT OR REPLACE INTO sealed (sensor_pk, up_to_id) VALUES (?, ?)",
+  );
+  const clearSealed = sqlite.prepare("DELETE FROM sealed");
+
+  const tail = loadTail(sqlite, blocks.maxId());
+  /** What has been written down: everything below. */
+  let written = tail.next();
+  /** Written readings that have changed since. */
+  let changed: number[] = [];
+  /** The sealing under way: readings up to an id, of the sensors that are still to come. */
+  let round: { upToId: number; sensors: number[] } | undefined;
+  /** Everything below is in blocks, and its arrivals are gone. */
+  let forgetBelow: number | undefined;
+
+  /** Where in a sensor's part of the tail the first reading is that does not come before the place. */
+  function placeInTail(ids: readonly number[], { at, id }: Place): number {
+    let low = 0;
+    let high = ids.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      const other = ids[middle] as number;
+      const otherAt = tail.timeOf(other);
+      if (otherAt < at || (otherAt === at && other < id)) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  const fromTail = (sensorPk: number, id: number): StoredReading => ({
+    id,
+    sensorPk,
+    valueAt: tail.timeOf(id),
+    value: tail.valueOf(id),
+  });
+
+  function findSame(sensorPk: number, valueAt: number, value: number): number | undefined {
+    const ids = tail.ofSensor(sensorPk);
+    const last = ids[ids.length - 1];
+    // The usual case is that it is the newest of all.
+    if (last !== undefined && tail.timeOf(last) >= valueAt) {
+      for (let i = placeInTail(ids, { at: valueAt, id: 0 }); i < ids.length; i++) {
+        const id = ids[i] as number;
+        if (tail.timeOf(id) !== valueAt) break;
+        if (tail.valueOf(id) === value) return id;
+      }
+    }
+    if (blocks.endOf(sensorPk) < valueAt) return undefined;
+    const cursor = blocks.openCursor(sensorPk, { at: valueAt, id: Number.MAX_SAFE_INTEGER });
+    for (; cursor.reaches(valueAt); cursor.step()) if (cursor.value() === value) return cursor.id();
+    return undefined;
+  }
+
+  function page({ sensorPk, from, before, limit, skip = 0 }: PageQuery): StoredReading[] {
+    const rows: StoredReading[] = [];
+    const ids = tail.ofSensor(sensorPk);
+    let left = skip;
+    let i = placeInTail(ids, before) - 1;
+    let cursor: BlockCursor | undefined;
+    const blocksEnd = blocks.endOf(sensorPk);
+    while (rows.length < limit) {
+      const id = i >= 0 ? (ids[i] as number) : 0;
+      const tailAt = i >= 0 ? tail.timeOf(id) : -Infinity;
+      const least = tailAt < from ? from : tailAt;
+      // Of one instant, what is in the tail came later than what is in blocks.
+      const isInBlock =
+        blocksEnd >= least &&
+        (cursor ??= blocks.openCursor(sensorPk, before)).reaches(least) &&
+        cursor.valueAt() > tailAt;
+      if (!isInBlock && (i < 0 || tailAt < from)) break;
+      if (left > 0) left -= 1;
+      else if (isInBlock) {
+        const at = cursor as BlockCursor;
+        rows.push({ id: at.id(), sensorPk, valueAt: at.valueAt(), value: at.value() });
+      } else rows.push({ id, sensorPk, valueAt: tailAt, value: tail.valueOf(id) });
+      if (isInBlock) (cursor as BlockCursor).step();
+      else i -= 1;
+    }
+    return rows;
+  }
+
+  function after(id: number, limit: number): StoredReading[] {
+    const rows: StoredReading[] = [];
+    let from = id + 1;
+    const maxSealed = blocks.maxId();
+    while (from <= maxSealed && rows.length < limit) {
+      // Ids are dense: about as many of them as readings.
+      const to = from + limit;
+      const window = blocks.listByIds(from, to);
+      for (let next = Math.max(from, tail.first()); next < Math.min(to, tail.next()); next++)
+        pushFromTail(window, next);
+      window.sort((a, b) => a.id - b.id);
+      rows.push(...window);
+      from = to;
+    }
+    if (rows.length > limit) rows.length = limit;
+    for (let next = Math.max(from, tail.first()); next < tail.next() && rows.length < limit; next++) {
+      pushFromTail(rows, next);
+    }
+    return rows;
+  }
+
+  function pushFromTail(rows: StoredReading[], id: number): void {
+    const arrival = tail.get(id);
+    if (arrival === undefined) return;
+    rows.push({ id, sensorPk: arrival.sensorPk, valueAt: arrival.valueAt, value: arrival.value });
+  }
+
+  function removeFromTail(sensorPk: number, ids: ReadonlySet<number>): void {
+    tail.remove(sensorPk, ids);
+    for (const id of ids) if (id < written) changed.push(id);
+  }
+
+  /** Readings up to there can be sealed without tearing a row of arrivals apart; `undefined`: too few to be worth it. */
+  function findBoundary(upToId: number): number | undefined {
+    if (!isSealingDue()) return undefined;
+    const half = Math.min(tail.first() + ((tail.next() - tail.first()) >> 1), upToId + 1, written - 1);
+    const row = findArrivals.get(half);
+    return row === undefined || row[0] <= tail.first() ? undefined : row[0] - 1;
+  }
+
+  function sealSensor(sensorPk: number, upToId: number): number {
+    const ids = tail.ofSensor(sensorPk).filter((id) => id <= upToId);
+    if (ids.length === 0) return 0;
+    const columns: Columns = { ids, times: ids.map(tail.timeOf), values: ids.map(tail.valueOf) };
+    blocks.merge(sensorPk, columns);
+    // Their arrivals stay as they are until the whole round is done.
+    putSealed.run(sensorPk, upToId);
+    tail.remove(sensorPk, new Set(ids));
+    return ids.length;
+  }
+
+  return {
+    append: (sensorPk, valueAt, value, fingerprint = 0) => tail.append(sensorPk, valueAt, value, fingerprint),
+    get(id) {
+      const arrival = tail.get(id);
+      return arrival === undefined ? blocks.find(id) : fromTail(arrival.sensorPk, id);
+    },
+    findSame,
+    newest(sensorPk) {
+      const ids = tail.ofSensor(sensorPk);
+      const last = ids[ids.length - 1];
+      if (last !== undefined && tail.timeOf(last) >= blocks.endOf(sensorPk)) return fromTail(sensorPk, last);
+      return blocks.newest(sensorPk);
+    },
+    page,
+    visit({ sensorPk, from, to, afterId = 0 }, each) {
+      if (blocks.maxId() > afterId) blocks.visit(sensorPk, from, to, afterId, each);
+      const ids = tail.ofSensor(sensorPk);
+      for (let i = placeInTail(ids, { at: from, id: 0 }); i < ids.length; i++) {
+        const id = ids[i] as number;
+        const at = tail.timeOf(id);
+        if (at >= to) break;
+        if (id > afterId) each(tail.valueOf(id), at, id);
+      }
+    },
+    bounds(sensorPk, from, to) {
+      const [newest] = page({ sensorPk, from, before: { at: to, id: 0 }, limit: 1 });
+      if (newest === undefined) return undefined;
+      const ids = tail.ofSensor(sensorPk);
+      const oldest = ids[placeInTail(ids, { at: from, id: 0 })];
+      const inTail = oldest === undefined ? Infinity : tail.timeOf(oldest);
+      return { first: Math.min(inTail, blocks.firstFrom(sensorPk, from)), last: newest.valueAt };
+    },
+    after,
+    lastId: () => tail.next() - 1,
+    replace(id, valueAt, value) {
+      if (tail.get(id) === undefined) {
+        blocks.replace(id, valueAt, value);
+        return;
+      }
+      tail.replace(id, valueAt, value);
+      if (id < written) changed.push(id);
+    },
+    remove(id) {
+      const arrival = tail.get(id);
+      if (arrival === undefined) blocks.remove(id);
+      else removeFromTail(arrival.sensorPk, new Set([id]));
+    },
+    removeOf(sensorPk, limit) {
+      const sealed = blocks.removeOf(sensorPk, limit);
+      if (sealed >= limit) return sealed;
+      const ids = tail.ofSensor(sensorPk).slice(0, limit - sealed);
+      if (ids.length > 0) removeFromTail(sensorPk, new Set(ids));
+      return sealed + ids.length;
+    },
+    fingerprints(limit) {
+      const found: number[] = [];
+      for (let id = tail.next() - 1; id >= tail.first() && found.length < limit; id--) {
+        const { fingerprint } = tail.at(id);
+        if (fingerprint !== 0) found.push(fingerprint);
+      }
+      return found.toReversed();
+    },
+    seal(upToId, limit) {
+      if (round === undefined) {
+        const boundary = findBoundary(upToId);
+        if (boundary === undefined) return false;
+        round = { upToId: boundary, sensors: tail.sensors() };
+      }
+      for (let done = 0; done < limit;) {
+        const sensorPk = round.sensors.pop();
+        if (sensorPk === undefined) {
+          if (trimArrivals.run(round.upToId, rowsPerStep).changes === rowsPerStep) return true;
+          clearSealed.run();
+          forgetBelow = round.upToId + 1;
+          round = undefined;
+          return true;
+        }
+        done += sealSensor(sensorPk, round.upToId);
+      }
+      return true;
+    },
+    isSealingDue,
+
+    mark: () => tail.mark(),
+    hasChanged(mark) {
+      const { next, changes } = mark as Mark;
+      const now = tail.mark();
+      return now.next !== next || now.changes !== changes;
+    },
+    undo(mark) {
+      tail.undo(mark as Mark);
+      blocks.forgetCached();
+      // It starts anew: what had been sealed before is not in the tail any more.
+      round = undefined;
+      forgetBelow = undefined;
+    },
+    beforeCommit() {
+      for (const [firstId, count] of rowsOf(changed)) {
+        updateArrivals.run(
+          encodeArrivals(count, (i) => tail.at(firstId + i)),
+          firstId,
+        );
+      }
+      const count = tail.next() - written;
+      if (count > 0)
+        insertArrivals.run(
+          written,
+          count,
+          encodeArrivals(count, (i) => tail.at(written + i)),
+        );
+    },
+    settle() {
+      tail.settle();
+      written = tail.next();
+      if (changed.length > 0) changed = [];
+      if (forgetBelow !== undefined) {
+        tail.forget(forgetBelow);
+        forgetBelow = undefined;
+      }
+    },
+  };
+
+  /** The rows of arrivals in which readings are written down, each once. */
+  function rowsOf(ids: readonly number[]): ArrivalsRow[] {
+    const rows = new Map<number, ArrivalsRow>();
+    for (const id of ids) {
+      const row = findArrivals.get(id);
+      if (row !== undefined) rows.set(row[0], row);
+    }
+    return [...rows.values()];
+  }
+}
+
+/** What waits to be sealed, from the arrivals; what a round that was broken off has sealed already is left out. */
+function loadTail(sqlite: Database, maxSealedId: number): Tail {
+  const sealed = new Map(
+    sqlite.prepare<[], [sensorPk: number, upToId: number]>("SELECT sensor_pk, up_to_id FROM sealed").raw().all(),
+  );
+  let tail: Tail | undefined;
+  const rows = sqlite
+    .prepare<[], [firstId: number, data: Buffer]>("SELECT first_id, data FROM arrivals ORDER BY first_id")
+    .raw();
+  for (const [firstId, data] of rows.iterate()) {
+    tail ??= createTail(firstId);
+    while (tail.next() < firstId) tail.append(0, 0, 0, 0);
+    const into = tail;
+    decodeArrivals(data, (i, sensorPk, valueAt, value, fingerprint) => {
+      const isSealed = firstId + i <= (sealed.get(sensorPk) ?? 0);
+      into.append(isSealed ? 0 : sensorPk, valueAt, value, fingerprint);
+    });
+  }
+  tail ??= createTail(maxSealedId + 1);
+  tail.settle();
+  return tail;
+}

@@ -1,0 +1,252 @@
+import { deepStrictEqual as same, equal, rejects } from "node:assert/strict";
+import { join } from "node:path";
+import {
+  assert as checkAll,
+  array,
+  asyncProperty,
+  constant,
+  double,
+  integer,
+  nat,
+  oneof,
+  option,
+  record,
+  type Arbitrary,
+} from "fast-check";
+import Sqlite, { type Database } from "better-sqlite3";
+import { migrations } from "embedded:migrations";
+import { expect, test } from "vitest";
+import { createCounters } from "../../src/counters.ts";
+import { createLog } from "../../src/log.ts";
+import { createReadings, type StoredReading } from "../../src/store/readings.ts";
+import { createWriter } from "../../src/store/writer.ts";
+import { makeFolder } from "../support/gateway.ts";
+
+// Against the simplest thing that can hold readings, a list: whatever is done, in the log or sealed, and after restarts
+// and rollbacks too, both give the same answers.
+
+const log = createLog({ level: "error", write: () => undefined });
+
+function openStore(path: string) {
+  const sqlite = new Sqlite(path);
+  sqlite.pragma("journal_mode = WAL");
+  if (sqlite.pragma("user_version", { simple: true }) === 0) {
+    for (const { statements } of migrations) for (const statement of statements) sqlite.exec(statement);
+    sqlite.pragma("user_version = 1");
+  }
+  const readings = createReadings(sqlite, { maxWaiting: 40 });
+  const writer = createWriter(sqlite, { maxPending: 1_000, participant: readings, log, counters: createCounters() });
+  return { sqlite, readings, writer };
+}
+
+/** Newest first. */
+const newestFirst = (a: StoredReading, b: StoredReading): number => b.valueAt - a.valueAt || b.id - a.id;
+
+type Step =
+  | { do: "append"; sensorPk: number; at: number; value: number; fingerprint: number }
+  | { do: "burst"; sensorPk: number; at: number; apart: number }
+  | { do: "replace"; pick: number; at: number | undefined; value: number }
+  | { do: "remove"; pick: number }
+  | { do: "remove-sensor"; sensorPk: number }
+  | { do: "seal"; limit: number }
+  | { do: "fail"; sensorPk: number; at: number; pick: number }
+  | { do: "restart" };
+
+const sensorPk = integer({ min: 1, max: 4 });
+/** Mostly one after the other, often the same, and sometimes from long ago. */
+const at = oneof(integer({ min: 0, max: 60 }), integer({ min: -1e12, max: 2e14 }));
+const value = oneof(
+  integer({ min: -200, max: 200 }).map((n) => n / 10),
+  double({ noNaN: true, noDefaultInfinity: true }).map((n) => n + 0),
+);
+const pick = nat();
+const step: Arbitrary<Step> = oneof(
+  {
+    weight: 60,
+    arbitrary: record({
+      do: constant("append" as const),
+      sensorPk,
+      at,
+      value,
+      fingerprint: oneof(constant(0), integer({ min: 1, max: 2 ** 48 })),
+    }),
+  },
+  // A page and more, forwards or backwards in time.
+  {
+    weight: 4,
+    arbitrary: record({ do: constant("burst" as const), sensorPk, at, apart: integer({ min: -3, max: 3 }) }),
+  },
+  {
+    weight: 6,
+    arbitrary: record({ do: constant("replace" as const), pick, at: option(at, { nil: undefined }), value }),
+  },
+  { weight: 6, arbitrary: record({ do: constant("remove" as const), pick }) },
+  { weight: 1, arbitrary: record({ do: constant("remove-sensor" as const), sensorPk }) },
+  { weight: 20, arbitrary: record({ do: constant("seal" as const), limit: integer({ min: 1, max: 60 }) }) },
+  { weight: 4, arbitrary: record({ do: constant("fail" as const), sensorPk, at, pick }) },
+  { weight: 3, arbitrary: constant({ do: "restart" as const }) },
+);
+
+async function check(steps: Step[]): Promise<void> {
+  const own = makeFolder();
+  const path = join(own.folder, "store.db");
+  let { sqlite, readings, writer } = openStore(path);
+  let model: StoredReading[] = [];
+  let lastId = 0;
+  const fingerprints: number[] = [];
+  const chosen = (n: number): StoredReading | undefined => model[n % Math.max(1, model.length)];
+
+  /** Several works may share a transaction, as they do under load. */
+  const waiting: Promise<unknown>[] = [];
+  const submit = (work: () => void): void => void waiting.push(writer.submit(work));
+  const settle = async (): Promise<void> => void (await Promise.all(waiting.splice(0)));
+
+  try {
+    for (const [n, one] of steps.entries()) {
+      if (one.do === "append") {
+        const id = ++lastId;
+        submit(() => equal(readings.append(one.sensorPk, one.at, one.value, one.fingerprint), id));
+        model.push({ id, sensorPk: one.sensorPk, valueAt: one.at, value: one.value });
+        if (one.fingerprint !== 0) fingerprints.push(one.fingerprint);
+      } else if (one.do === "burst") {
+        const burst = Array.from({ length: 400 }, (_, i) => ({
+          id: ++lastId,
+          sensorPk: one.sensorPk,
+          valueAt: one.at + i * one.apart,
+          value: i / 7,
+        }));
+        submit(() => {
+          for (const reading of burst) readings.append(reading.sensorPk, reading.valueAt, reading.value);
+        });
+        model.push(...burst);
+      } else if (one.do === "replace") {
+        const reading = chosen(one.pick);
+        if (reading === undefined) continue;
+        const changed = { ...reading, valueAt: one.at ?? reading.valueAt, value: one.value };
+        submit(() => readings.replace(reading.id, changed.valueAt, changed.value));
+        model = model.map((other) => (other === reading ? changed : other));
+      } else if (one.do === "remove") {
+        const reading = chosen(one.pick);
+        if (reading === undefined) continue;
+        submit(() => readings.remove(reading.id));
+        model = model.filter((other) => other !== reading);
+      } else if (one.do === "remove-sensor") {
+        submit(() => {
+          while (readings.removeOf(one.sensorPk, 7) > 0);
+        });
+        model = model.filter((other) => other.sensorPk !== one.sensorPk);
+      } else if (one.do === "seal") submit(() => void readings.seal(lastId, one.limit));
+      else if (one.do === "fail") {
+        const reading = chosen(one.pick);
+        const failing = writer.submit(() => {
+          readings.append(one.sensorPk, one.at, 1, 77);
+          if (reading !== undefined) readings.remove(reading.id);
+          readings.seal(lastId, 1_000);
+          throw new Error("taken back");
+        });
+        waiting.push(rejects(failing, { message: "taken back" }));
+      } else {
+        await settle();
+        sqlite.close();
+        ({ sqlite, readings, writer } = openStore(path));
+      }
+      if (n % 5 === 4) await settle();
+    }
+    await settle();
+    compare(readings, model, lastId, fingerprints);
+    sqlite.close();
+    ({ sqlite, readings, writer } = openStore(path));
+    compare(readings, model, lastId, fingerprints);
+    expectOrder(sqlite);
+  } finally {
+    sqlite.close();
+    own.remove();
+  }
+}
+
+function compare(
+  readings: ReturnType<typeof createReadings>,
+  model: StoredReading[],
+  lastId: number,
+  fingerprints: number[],
+): void {
+  equal(readings.lastId(), lastId);
+  same(
+    readings.after(0, 100_000),
+    model.toSorted((a, b) => a.id - b.id),
+  );
+  same(
+    readings.after(lastId >> 1, 3),
+    model
+      .toSorted((a, b) => a.id - b.id)
+      .filter(({ id }) => id > lastId >> 1)
+      .slice(0, 3),
+  );
+  // Those of what has been sealed go in time.
+  const known = readings.fingerprints(1_000);
+  same(known, known.length === 0 ? [] : fingerprints.slice(-known.length));
+  const byId = new Map(model.map((reading) => [reading.id, reading]));
+  for (let id = 0; id <= lastId + 1; id += lastId > 500 ? 17 : 1) same(readings.get(id), byId.get(id));
+  for (const pk of [1, 2, 3, 4]) {
+    const own = model.filter((reading) => reading.sensorPk === pk).toSorted(newestFirst);
+    const all = { from: -Infinity, before: { at: Infinity, id: 0 } };
+    same(readings.page({ sensorPk: pk, ...all, limit: 100_000 }), own);
+    same(readings.page({ sensorPk: pk, ...all, limit: 5, skip: 3 }), own.slice(3, 8));
+    same(readings.newest(pk), own[0]);
+    const [middle] = own.slice(own.length >> 1);
+    if (middle === undefined) continue;
+    const before = { at: middle.valueAt, id: middle.id };
+    same(
+      readings.page({ sensorPk: pk, from: -Infinity, before, limit: 4 }),
+      own.slice(own.indexOf(middle) + 1).slice(0, 4),
+    );
+    const from = own.at(-2)?.valueAt ?? middle.valueAt;
+    const within = own.filter(({ valueAt }) => valueAt >= from && valueAt < middle.valueAt);
+    const visited: StoredReading[] = [];
+    readings.visit({ sensorPk: pk, from, to: middle.valueAt }, (seen, valueAt, id) =>
+      visited.push({ id, sensorPk: pk, valueAt, value: seen }),
+    );
+    same(visited.toSorted(newestFirst), within);
+    same(
+      readings.bounds(pk, from, middle.valueAt),
+      within.length === 0 ? undefined : { first: within.at(-1)?.valueAt, last: within[0]?.valueAt },
+    );
+    const late: number[] = [];
+    readings.visit({ sensorPk: pk, from: -Infinity, to: Infinity, afterId: middle.id }, (_value, _at, id) =>
+      late.push(id),
+    );
+    same(new Set(late), new Set(own.filter(({ id }) => id > middle.id).map(({ id }) => id)));
+    const twin = readings.findSame(pk, middle.valueAt, middle.value);
+    equal(
+      own.some(({ id, valueAt, value: kept }) => id === twin && valueAt === middle.valueAt && kept === middle.value),
+      true,
+    );
+    equal(readings.findSame(pk, middle.valueAt, 123_456.789), undefined);
+    equal(
+      readings.findSame(pk, 61, middle.value),
+      own.find((reading) => reading.valueAt === 61 && reading.value === middle.value)?.id,
+    );
+  }
+}
+
+/** Blocks of a sensor do not overlap, and each fits into a page. */
+function expectOrder(sqlite: Database): void {
+  same(
+    sqlite
+      .prepare(
+        `SELECT a.pk FROM blocks a JOIN blocks b ON b.sensor_pk = a.sensor_pk AND b.pk <> a.pk
+         WHERE (a.start_at, a.start_id) < (b.start_at, b.start_id) AND a.end_at > b.start_at`,
+      )
+      .all(),
+    [],
+  );
+  same(sqlite.prepare("SELECT pk FROM blocks WHERE length(data) > 3950").all(), []);
+  equal(sqlite.pragma("integrity_check", { simple: true }), "ok");
+}
+
+test("whatever is done with readings, they are what a list of them would be", async () => {
+  const runs = checkAll(asyncProperty(array(step, { minLength: 1, maxLength: 80, size: "max" }), check), {
+    numRuns: Number(process.env["LAMBDAIOT_TEST_RUNS"] ?? 15),
+  });
+  await expect(runs).resolves.toBeUndefined();
+}, 300_000);
