@@ -1,6 +1,8 @@
 import type { Log } from "../log.ts";
 import type { Db, Store } from "../store/open.ts";
 import type { Readings } from "../store/readings.ts";
+import type { Sources } from "../store/sources.ts";
+import type { Job } from "../store/writer.ts";
 import type { Bus, Emit, EventMap, EventName } from "./events.ts";
 
 /** Who asks. */
@@ -15,6 +17,7 @@ export type Actor =
 export interface Ctx {
   db: Db;
   readings: Readings;
+  sources: Sources;
   /** The wall clock, epoch milliseconds. */
   now: () => number;
   emit: Emit;
@@ -31,6 +34,8 @@ export interface Domain {
    * and only then. A verb may run twice (see Writer.submit): apart from the store it changes nothing.
    */
   commit<T>(actor: Actor, verb: (ctx: Ctx) => T): Promise<T>;
+  /** {@link commit} for what devices say, thousands of times a second: an object each, and no promise. */
+  enqueue(work: Work): void;
 }
 
 export interface DomainOptions {
@@ -42,26 +47,71 @@ export interface DomainOptions {
 
 type Held = { [K in EventName]: { name: K; event: EventMap[K] } }[EventName];
 
+/** What the works of one domain share. */
+interface Scope {
+  ctx: Ctx;
+  /** The work that runs now: what is emitted is its. */
+  current: Work | undefined;
+  bus: Bus;
+}
+
+/** A verb with what it needs and what comes of it. */
+export abstract class Work implements Job {
+  scope: Scope | undefined;
+  /** Events of the run that was committed: a work may run twice. */
+  held: Held[] | undefined;
+
+  /** Runs in a transaction that others share, perhaps twice: apart from the store it changes nothing but this object. */
+  protected abstract apply(ctx: Ctx): void;
+  /** It is durable, or, with an error, it is not and never will be. */
+  protected abstract finish(error: unknown): void;
+
+  run(): void {
+    const scope = this.scope as Scope;
+    scope.current = this;
+    this.held = undefined;
+    this.apply(scope.ctx);
+  }
+
+  settle(error?: unknown): void {
+    if (error === undefined && this.held !== undefined) {
+      for (const { name, event } of this.held) (this.scope as Scope).bus.emit(name, event);
+    }
+    this.finish(error);
+  }
+}
+
 const emitNothing: Emit = (name) => {
   throw new Error(`${name} emitted by a verb that only reads`);
 };
 
 export function createDomain({ store, bus, log, now = Date.now }: DomainOptions): Domain {
+  const { db, readings, sources, writer } = store;
+  const open = (actor: Actor, emit: Emit): Ctx => ({ db, readings, sources, now, emit, log, actor });
+  const scope: Scope = {
+    ctx: open({ kind: "device" }, (name, event) => {
+      const work = scope.current as Work;
+      (work.held ??= []).push({ name, event } as Held);
+    }),
+    current: undefined,
+    bus,
+  };
   return {
-    read: (actor, verb) => verb({ db: store.db, readings: store.readings, now, emit: emitNothing, log, actor }),
-    commit(actor, verb) {
+    read: (actor, verb) => verb(open(actor, emitNothing)),
+    async commit(actor, verb) {
       // Of the run that was committed: a verb may run twice.
       let held: Held[] = [];
-      const emit: Emit = (name, event) => void held.push({ name, event } as Held);
-      const work = () => {
+      const ctx = open(actor, (name, event) => void held.push({ name, event } as Held));
+      const result = await writer.submit(() => {
         held = [];
-        return verb({ db: store.db, readings: store.readings, now, emit, log, actor });
-      };
-      // Not async functions, here and on the rest of a reading's way: each would cost it two more promises.
-      return store.writer.submit(work).then((result) => {
-        for (const { name, event } of held) bus.emit(name, event);
-        return result;
+        return verb(ctx);
       });
+      for (const { name, event } of held) bus.emit(name, event);
+      return result;
+    },
+    enqueue(work) {
+      work.scope = scope;
+      writer.enqueue(work);
     },
   };
 }

@@ -141,11 +141,13 @@ export function noteMessage(ctx: Ctx, device: Pick<Device, "pk" | "id" | "status
     setDeviceStatus(ctx, device, deviceStatus.ok);
 }
 
-function noteSeen(ctx: Ctx, { pk, lastSeenAt }: Pick<Device, "pk" | "lastSeenAt">): void {
+function noteSeen(ctx: Ctx, device: Pick<Device, "pk" | "lastSeenAt">): void {
+  const { pk, lastSeenAt } = device;
   const now = ctx.now();
   // A clock that was set back must not freeze the time of the last sign of life in the future.
   if (lastSeenAt !== null && Math.abs(now - lastSeenAt) < lastSeenResolutionMs) return;
   ctx.db.update(devices).set({ lastSeenAt: now }).where(eq(devices.pk, pk)).run();
+  device.lastSeenAt = now; // what is kept in memory of the device stays right (see store/sources)
 }
 
 /**

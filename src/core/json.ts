@@ -6,12 +6,23 @@ const maxDepth = 32;
  * JSON has no `undefined`, so nothing else can be meant by it. `1e999` parses to Infinity: numbers are checked by whoever takes them.
  */
 export function parseJson(text: string): unknown {
-  if (nestsTooDeep(text)) return undefined;
+  if (hasManyBrackets(text) && nestsTooDeep(text)) return undefined;
   try {
     return JSON.parse(text);
   } catch {
     return undefined; // a syntax error is the answer, not a fault
   }
+}
+
+/** Most texts have a few, which is found out faster than how they are nested. */
+function hasManyBrackets(text: string): boolean {
+  let count = 0;
+  for (const bracket of ["{", "["]) {
+    for (let at = text.indexOf(bracket); at !== -1; at = text.indexOf(bracket, at + 1)) {
+      if (++count > maxDepth) return true;
+    }
+  }
+  return false;
 }
 
 /** Counts brackets outside of strings, before anything is built from them. */

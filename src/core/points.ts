@@ -77,7 +77,7 @@ export function submitPoints(
   }
   if (unit !== sensor.unit)
     ctx.db.update(sensors).set({ unit, updatedAt: ctx.now() }).where(eq(sensors.pk, sensor.pk)).run();
-  for (const { at, value } of points) recordReading(ctx, { sensorId: sensor.id, value, valueAt: at }, { isOwn: true });
+  for (const { at, value } of points) recordReading(ctx, { sensorId: sensor.id, value, valueAt: at });
   return { device, unit, points: points.map(({ at, value }) => ({ at, value })), total: points.length };
 }
 

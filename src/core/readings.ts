@@ -23,26 +23,19 @@ export interface ReadingInput {
   valueAt?: number | undefined;
 }
 
-interface SensorRow {
-  sensorPk: number;
-  pk: number;
-  id: string;
-  statusId: number;
-  lastSeenAt: number | null;
-  tokenHash: string | null;
-  deviceId: string;
-}
-
-// A `+` before a parameter keeps the planner from looking at its value. It looks at those of joins, ranges and LIMIT
-// (SQLite with STAT4), and plans the statement anew each time that one is bound, which takes longer than to run it.
 const statements = prepareOnce(({ $client }) => ({
-  findSensor: $client.prepare<[id: string], SensorRow>(
-    `SELECT s.pk AS sensorPk, d.pk, d.id, d.status_id AS statusId, d.last_seen_at AS lastSeenAt, d.token_hash AS tokenHash,
-       coalesce(d.external_id, d.id) AS deviceId
-     FROM sensors s JOIN devices d ON d.pk = s.device_pk WHERE s.id = +?`,
-  ),
   findSensorPk: $client.prepare<[id: string], number>("SELECT pk FROM sensors WHERE id = ?").pluck(),
 }));
+
+/** Who says so, and how. */
+export interface ReadingSource {
+  /** Absent: the gateway itself takes it as said. */
+  speaker?: Identity;
+  /** A message of the device's own, which is thereby seen. */
+  isOwn?: boolean;
+  /** See core/intake. */
+  fingerprint?: number;
+}
 
 /** What became of a reading: stored now, or known already because it was sent before. */
 export interface Recorded {
@@ -54,27 +47,26 @@ export interface Recorded {
 
 /**
  * Stores a reading. A resend, the same sensor, `valueAt` and value again, is one reading and gets the same id.
- * `isOwn`: the device itself sent it, and is thereby seen. `speaker`: who says so, where that is in question.
  * @returns "unknown" where no such sensor exists, "forbidden" where it is not the speaker's to speak for
  */
 export function recordReading(
   ctx: Ctx,
   { sensorId, value, valueAt }: ReadingInput,
-  { isOwn, speaker, fingerprint }: { isOwn: boolean; speaker?: Identity; fingerprint?: number },
+  { speaker, isOwn = true, fingerprint }: ReadingSource = {},
 ): Recorded | "unknown" | "forbidden" {
-  const sensor = statements(ctx.db).findSensor.get(sensorId);
-  if (sensor === undefined) return "unknown";
-  if (speaker !== undefined && !maySpeakFor(speaker, sensor)) return "forbidden";
-  const { sensorPk } = sensor;
-  if (isOwn) noteMessage(ctx, sensor);
+  const source = ctx.sources.find(sensorId);
+  if (source === undefined) return "unknown";
+  const { sensorPk, device } = source;
+  if (speaker !== undefined && !maySpeakFor(speaker, device)) return "forbidden";
+  if (isOwn) noteMessage(ctx, device);
   if (valueAt !== undefined) {
     const known = ctx.readings.findSame(sensorPk, valueAt, value);
-    if (known !== undefined) return { id: known, deviceId: sensor.id, isResend: true };
+    if (known !== undefined) return { id: known, deviceId: device.id, isResend: true };
   }
   const at = valueAt ?? ctx.now();
   const id = ctx.readings.append(sensorPk, at, value, fingerprint);
-  ctx.emit("reading.stored", { readingId: id, deviceId: sensor.deviceId, sensorId, valueAt: at, value });
-  return { id, deviceId: sensor.id, isResend: false };
+  ctx.emit("reading.stored", { readingId: id, deviceId: device.displayId, sensorId, valueAt: at, value });
+  return { id, deviceId: device.id, isResend: false };
 }
 
 /** A reading that a user sends. @throws {DomainError} `invalid`: unknown sensor, or a time too far ahead. */

@@ -1,9 +1,8 @@
-import type { Ctx, Domain } from "../core/ctx.ts";
+import type { Domain } from "../core/ctx.ts";
 import { recordCheckResponse } from "../core/devices.ts";
 import { announceDevice } from "../core/discovery.ts";
 import { maySpeakFor } from "../core/identities.ts";
-import { recordReading, type Recorded } from "../core/readings.ts";
-import { createResendGuard, fingerprintMessage } from "../core/resends.ts";
+import { createIntake, fingerprintMessage, type Outcome } from "../core/intake.ts";
 import { maxAheadMs } from "../core/time.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
@@ -52,7 +51,7 @@ export function createIngest({
   resendWindow,
 }: IngestOptions): Ingest {
   const discoveryTopic = `${topic}/discovery`;
-  const resends = createResendGuard(domain, resendWindow);
+  const intake = createIntake(domain, resendWindow);
   const targetOf = createTargets(domain);
 
   function reject(reason: RejectReason, clientId: string, detail?: string): void {
@@ -68,21 +67,34 @@ export function createIngest({
     const isAhead = givenAt !== undefined && givenAt > now() + maxAheadMs;
     if (isAhead) counters.increment("mqtt.clock_ahead");
     const valueAt = isAhead ? undefined : givenAt;
-    const settle = (outcome: Recorded | "unknown" | "forbidden" | undefined): string | undefined | false => {
-      if (outcome === "unknown") reject("unknown_sensor", clientId, sensorId);
-      else if (outcome === "forbidden") reject("forbidden", clientId, sensorId);
-      else counters.increment(outcome === undefined || outcome.isResend ? "mqtt.resends" : "mqtt.readings");
-      if (outcome === "forbidden") return false;
-      return typeof outcome === "object" ? outcome.deviceId : undefined;
-    };
     const fingerprint =
       valueAt !== undefined || packet.messageId === undefined
-        ? undefined
+        ? 0
         : fingerprintMessage(clientId, packet.messageId, packet.payload);
-    const source = { isOwn: true, speaker: identity, ...(fingerprint !== undefined && { fingerprint }) };
-    const record = (ctx: Ctx) => recordReading(ctx, { sensorId, value, valueAt }, source);
-    if (fingerprint === undefined) return domain.commit(device, record).then(settle);
-    return resends.commitOnce(fingerprint, packet.dup, record).then(settle);
+    const submission = { sensorId, value, valueAt, speaker: identity, fingerprint, isMarkedDup: packet.dup };
+    return new Promise((resolve, reject) => {
+      intake.submit(submission, (error, outcome) => {
+        if (error === undefined) resolve(noteOutcome(outcome as Outcome, sensorId, clientId));
+        else reject(error);
+      });
+    });
+  }
+
+  function noteOutcome(outcome: Outcome, sensorId: string, clientId: string): string | undefined | false {
+    switch (outcome.kind) {
+      case "stored":
+        counters.increment("mqtt.readings");
+        return outcome.deviceId;
+      case "resend":
+        counters.increment("mqtt.resends");
+        return outcome.deviceId;
+      case "unknown":
+        reject("unknown_sensor", clientId, sensorId);
+        return undefined;
+      default:
+        reject("forbidden", clientId, sensorId);
+        return false;
+    }
   }
 
   async function takeResponse(

@@ -8,6 +8,7 @@ import type { Log } from "../log.ts";
 import { loadAddon } from "./addon.ts";
 import { checkOrigin, migrate } from "./migrations.ts";
 import { createReadings, type Readings } from "./readings.ts";
+import { createSources, type Sources } from "./sources.ts";
 import { createWriter, type Writer } from "./writer.ts";
 
 export type Db = ReturnType<typeof connect>;
@@ -15,6 +16,7 @@ export type Db = ReturnType<typeof connect>;
 export interface Store {
   db: Db;
   readings: Readings;
+  sources: Sources;
   writer: Writer;
   /** The store's file, absolute. */
   path: string;
@@ -70,10 +72,21 @@ export function openStore({ path: givenPath, maxPendingWrites, log, counters }: 
     probeWrite(sqlite);
     const db = connect(sqlite);
     const readings = createReadings(sqlite);
+    const sources = createSources(sqlite);
     const wal = openWal(`${path}-wal`);
     const writer = createWriter(sqlite, {
       maxPending: maxPendingWrites,
-      participant: readings,
+      participant: {
+        ...readings,
+        mark() {
+          sources.refresh();
+          return readings.mark();
+        },
+        undo(mark) {
+          readings.undo(mark);
+          sources.forget();
+        },
+      },
       sync: wal.sync,
       log,
       counters,
@@ -82,6 +95,7 @@ export function openStore({ path: givenPath, maxPendingWrites, log, counters }: 
     return {
       db,
       readings,
+      sources,
       writer,
       path,
       isHealthy() {

@@ -7,14 +7,23 @@ import type { Log } from "../log.ts";
 // whatever a commit carries. So everything that is asked for while one is on its way shares the next: a lone write is
 // committed at once, and under load thousands share one wait. The wait itself is another thread's: the event loop goes on.
 
-export interface Writer {
+/** A write in an object of its own, for paths on which a promise each would cost more than the write. */
+export interface Job {
   /**
-   * Runs `work`, which must be synchronous, inside the next shared transaction, and settles after its COMMIT: with the
-   * result when it is durable, with the error that `work` threw, and with `unavailable` when the commit failed or too
-   * many are waiting. Works run, and promises settle, in the order of submission.
-   *
-   * `work` may run twice: when another one of its transaction fails half-way, all are undone and run again, each in a
-   * savepoint of its own. It must do nothing but read and write the store.
+   * Reads and writes the store, synchronously, and does nothing else. May run twice: when another one of its transaction
+   * fails half-way, all are undone and run again, each in a savepoint of its own.
+   */
+  run(): void;
+  /** Called once: when what `run` did is durable, or with an error when it is not and never will be. Does not throw. */
+  settle(error?: unknown): void;
+}
+
+export interface Writer {
+  /** Runs a job in the next shared transaction. Jobs run, and are settled, in the order in which they were enqueued. */
+  enqueue(job: Job): void;
+  /**
+   * {@link enqueue} for a function: settles with what `work` returned when that is durable, with the error that it threw,
+   * and with `unavailable` when the commit failed or too many are waiting.
    */
   submit<T>(work: () => T): Promise<T>;
   /** Resolves when all that was submitted until now has settled. */
@@ -58,17 +67,12 @@ const busyDeadlineMs = 10_000;
 /** What one commit counts in the average. */
 const averageWeight = 0.1;
 
-interface Job {
-  work: () => unknown;
-  resolve: (value: unknown) => void;
-  reject: (reason: unknown) => void;
-}
-
 /** The store's fault and not the work's. SQLite rolls all back by itself then, or only the statement; it may choose. */
 const isStoreFailure = (error: unknown): boolean =>
   /^SQLITE_(?:FULL|IOERR)/.test((error as { code?: string }).code ?? "");
 
-type Outcome = { ok: true; value: unknown } | { ok: false; error: unknown };
+/** What went wrong with one job of a transaction; `undefined`: nothing. */
+type Failure = { error: unknown } | undefined;
 
 export function createWriter(
   sqlite: Database,
@@ -110,11 +114,11 @@ export function createWriter(
     if (!beginTransaction()) return;
     const jobs = queue.length <= maxBatch ? queue : queue.slice(0, maxBatch);
     queue = queue.length <= maxBatch ? [] : queue.slice(maxBatch);
-    let outcomes: Outcome[];
+    let failures: Failure[];
     const changesBefore = totalChanges.get();
     const startedAt = performance.now();
     try {
-      outcomes = runTogether(jobs) ?? runApart(jobs);
+      failures = runTogether(jobs) ?? runApart(jobs);
       participant?.beforeCommit();
       commit.run();
     } catch (error) {
@@ -125,14 +129,14 @@ export function createWriter(
     participant?.settle();
     beginMark = undefined;
     if (totalChanges.get() === changesBefore) {
-      settle(jobs, outcomes);
+      settle(jobs, failures);
       next();
       return;
     }
     sync((error) => {
       if (error === null) {
         commitMs += (performance.now() - startedAt - commitMs) * averageWeight;
-        settle(jobs, outcomes);
+        settle(jobs, failures);
       } else {
         isInDoubt = true;
         fail(jobs, error);
@@ -141,14 +145,10 @@ export function createWriter(
     });
   }
 
-  function settle(jobs: Job[], outcomes: Outcome[]): void {
+  function settle(jobs: Job[], failures: Failure[]): void {
     healthy = true;
     counters.increment("store.commits");
-    jobs.forEach((job, i) => {
-      const outcome = outcomes[i] as Outcome;
-      if (outcome.ok) job.resolve(outcome.value);
-      else job.reject(outcome.error);
-    });
+    for (let i = 0; i < jobs.length; i++) (jobs[i] as Job).settle(failures[i]?.error);
   }
 
   /** False where the lock is not to be had now; the queue waits, up to a deadline, and the event loop goes on. */
@@ -181,12 +181,12 @@ export function createWriter(
   }
 
   /** The usual way: no savepoints. `undefined`, with everything undone, where a work failed and something had been written. */
-  function runTogether(jobs: Job[]): Outcome[] | undefined {
-    const outcomes: Outcome[] = [];
+  function runTogether(jobs: Job[]): Failure[] | undefined {
+    const failures: Failure[] = [];
     const changesBefore = totalChanges.get();
-    for (const { work } of jobs) {
+    for (let i = 0; i < jobs.length; i++) {
       try {
-        outcomes.push({ ok: true, value: work() });
+        (jobs[i] as Job).run();
       } catch (error) {
         if (!sqlite.inTransaction || isStoreFailure(error)) throw error;
         if (totalChanges.get() !== changesBefore || participant?.hasChanged(beginMark) === true) {
@@ -195,27 +195,27 @@ export function createWriter(
           begin.run();
           return undefined;
         }
-        outcomes.push({ ok: false, error });
+        failures[i] = { error };
       }
     }
-    return outcomes;
+    return failures;
   }
 
   /** Each work in a savepoint, so that one that fails takes back its own writes and no other's. */
-  function runApart(jobs: Job[]): Outcome[] {
-    return jobs.map(({ work }) => {
+  function runApart(jobs: Job[]): Failure[] {
+    return jobs.map((job) => {
       savepoint.run();
       const mark = participant?.mark();
       try {
-        const value = work();
+        job.run();
         release.run();
-        return { ok: true, value };
+        return undefined;
       } catch (error) {
         if (!sqlite.inTransaction || isStoreFailure(error)) throw error;
         undo.run();
         participant?.undo(mark);
         release.run();
-        return { ok: false, error };
+        return { error };
       }
     });
   }
@@ -227,37 +227,46 @@ export function createWriter(
     healthy = false;
     counters.increment("store.commits_failed");
     log.sampled("store.commit", "commit failed: nothing of it was acknowledged", { error, works: jobs.length });
-    for (const job of jobs)
-      job.reject(new DomainError("unavailable", "the store does not take writes now", { cause: error }));
+    const refusal = new DomainError("unavailable", "the store does not take writes now", { cause: error });
+    for (const job of jobs) job.settle(refusal);
   }
 
-  function submit<T>(work: () => T): Promise<T> {
+  function enqueue(job: Job): void {
     if (isClosed || queue.length >= maxPending) {
       counters.increment("store.writes_refused");
-      return Promise.reject(
-        new DomainError("unavailable", isClosed ? "the gateway is stopping" : "too many writes are waiting", {
-          retryAfterSeconds: 1,
-        }),
-      );
+      const reason = isClosed ? "the gateway is stopping" : "too many writes are waiting";
+      job.settle(new DomainError("unavailable", reason, { retryAfterSeconds: 1 }));
+      return;
     }
-    return new Promise<T>((resolve, reject) => {
-      queue.push({ work, resolve: resolve as (value: unknown) => void, reject });
-      schedule();
-    });
+    queue.push(job);
+    schedule();
   }
+
+  const submit = <T>(work: () => T): Promise<T> =>
+    new Promise<T>((resolve, reject) => {
+      let value: T;
+      enqueue({
+        run: () => void (value = work()),
+        settle(error) {
+          if (error === undefined) resolve(value);
+          else reject(error);
+        },
+      });
+    });
 
   const hasWork = (): boolean => queue.length > 0 || isBusy;
 
   const drain = (): Promise<void> =>
     new Promise((resolve) => {
       if (!hasWork()) return resolve();
-      // A work like any other, at the end of the line, and never refused: a full line is waited for too. Its failure has
+      // A job like any other, at the end of the line, and never refused: a full line is waited for too. Its failure has
       // told whoever submitted the ones before it.
-      queue.push({ work: () => undefined, resolve: () => resolve(), reject: () => resolve() });
+      queue.push({ run: () => undefined, settle: () => resolve() });
       schedule();
     });
 
   return {
+    enqueue,
     submit,
     drain,
     isHealthy: () => healthy,

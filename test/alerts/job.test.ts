@@ -24,7 +24,7 @@ beforeEach(async () => {
   commits = 0;
   sensor = await t.commit((ctx) => addComponent(ctx, "sensor"));
   const domain: Domain = {
-    read: (actor, verb) => t.domain.read(actor, verb),
+    ...t.domain,
     async commit(actor, verb) {
       const result = await t.domain.commit(actor, verb);
       commits += 1;

@@ -60,7 +60,7 @@ export function openOutbox({ limits = {}, sender = {} }: OutboxOptions = {}): Ou
     startDelivery() {
       job = startDeliver({
         domain: {
-          commit: (actor, verb) => t.domain.commit(actor, verb),
+          ...t.domain,
           read(actor, verb) {
             reads += 1;
             return t.domain.read(actor, verb);

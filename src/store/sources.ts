@@ -1,0 +1,90 @@
+import type { Database } from "better-sqlite3";
+
+// Where readings come from: each names a sensor, and what is to be known of it, its device, is kept in memory. The store
+// itself says when that has changed, by triggers on this connection; what others change shows in the data version.
+
+/** What the hot path needs of a device. */
+export interface SourceDevice {
+  pk: number;
+  /** The UUID. */
+  id: string;
+  /** The id that /v1 shows. */
+  displayId: string;
+  statusId: number;
+  lastSeenAt: number | null;
+  tokenHash: string | null;
+}
+
+export interface Source {
+  sensorPk: number;
+  device: SourceDevice;
+}
+
+export interface Sources {
+  /** The sensor of that UUID, lower case, and its device. */
+  find(sensorId: string): Source | undefined;
+  /** After a rollback: what was read in the transaction may never have been. */
+  forget(): void;
+  /** Forgets what another connection may have changed. */
+  refresh(): void;
+}
+
+/** More sensors than a gateway has; memory stays bounded whatever happens. */
+const maxKept = 20_000;
+
+export function createSources(sqlite: Database): Sources {
+  const find = sqlite.prepare<[id: string], { sensorPk: number } & SourceDevice>(
+    // The `+` keeps the planner from planning anew for each value.
+    `SELECT s.pk AS sensorPk, d.pk, d.id, coalesce(d.external_id, d.id) AS displayId, d.status_id AS statusId,
+       d.last_seen_at AS lastSeenAt, d.token_hash AS tokenHash
+     FROM sensors s JOIN devices d ON d.pk = s.device_pk WHERE s.id = +?`,
+  );
+  const dataVersion = sqlite.prepare<[], number>("PRAGMA data_version").pluck();
+  const kept = new Map<string, Source>();
+  const devices = new Map<number, SourceDevice>();
+  let seenVersion = dataVersion.get();
+
+  function forget(): void {
+    kept.clear();
+    devices.clear();
+  }
+
+  if (!sqlite.readonly) {
+    sqlite.function("forget_sources", { directOnly: false }, () => {
+      forget();
+      return null;
+    });
+    // The time of the last sign of life changes each second, and is kept up by whoever changes it (see core/devices).
+    for (const [name, change] of [
+      ["devices_changed", "UPDATE OF id, external_id, status_id, token_hash ON main.devices"],
+      ["devices_gone", "DELETE ON main.devices"],
+      ["sensors_changed", "UPDATE OF id, device_pk ON main.sensors"],
+      ["sensors_gone", "DELETE ON main.sensors"],
+    ] as const)
+      sqlite.exec(`CREATE TEMP TRIGGER ${name} AFTER ${change} BEGIN SELECT forget_sources(); END`);
+  }
+
+  return {
+    find(sensorId) {
+      const known = kept.get(sensorId);
+      if (known !== undefined) return known;
+      const row = find.get(sensorId);
+      if (row === undefined) return undefined;
+      if (kept.size >= maxKept) forget();
+      const { sensorPk, ...own } = row;
+      // Its sensors share what is known of a device.
+      const device = devices.get(own.pk) ?? own;
+      devices.set(own.pk, device);
+      const source = { sensorPk, device };
+      kept.set(sensorId, source);
+      return source;
+    },
+    forget,
+    refresh() {
+      const version = dataVersion.get();
+      if (version === seenVersion) return;
+      seenVersion = version;
+      forget();
+    },
+  };
+}
