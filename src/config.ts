@@ -125,7 +125,7 @@ function parseEnvValue(text: string, schema: v.GenericSchema): unknown {
 }
 
 function resolve(settings: Settings, mistakes: string[]): Config {
-  const { server, database, mqtt } = settings;
+  const { server, database, mqtt, tls } = settings;
   const notices: string[] = [];
   const http = splitAddress(server.address);
   const broker = splitBroker(mqtt.broker, mistakes);
@@ -134,6 +134,8 @@ function resolve(settings: Settings, mistakes: string[]): Config {
   if (http.port !== undefined && http.port > 65_535) mistakes.push("server.address must have a port from 0 to 65535");
   if ((mqtt.username === "") !== (mqtt.password === ""))
     mistakes.push("mqtt.username and mqtt.password go together: set both or neither");
+  if ((tls.certificate === undefined) !== (tls.key === undefined))
+    mistakes.push("tls.certificate and tls.key go together: set both or neither");
   if (mqtt.max_packet_bytes < mqtt.max_payload_bytes + maxHeaderBytes)
     mistakes.push(`mqtt.max_packet_bytes must be ${maxHeaderBytes} more than mqtt.max_payload_bytes, or larger`);
   if (mistakes.length > 0) throw new StartError(mistakes.join("\n"), 2);
