@@ -68,10 +68,9 @@ export function readPrivateKey(file: string): { pem: string; key: KeyObject } {
   refuseShared(file);
   try {
     return { pem, key: createPrivateKey(pem) };
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
+  } catch {
     throw new StartError(
-      code === "ERR_MISSING_PASSPHRASE"
+      pem.includes("ENCRYPTED")
         ? `${file} is encrypted; the gateway needs a private key without a passphrase`
         : `${file} holds no private key in PEM form`,
       2,

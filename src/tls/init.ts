@@ -101,7 +101,8 @@ function writeFile(file: string, text: string, give: (file: string) => void): vo
 function parseName(text: string): string {
   const bare = text.trim().replace(/^\[(.*)\]$/, "$1");
   if (isIP(bare)) return normalizeIp(bare);
-  const ascii = domainToASCII(bare.replace(/^\*\./, "")).toLowerCase();
+  // It would read "host:1/path" as its host alone.
+  const ascii = /[/\\?#@:]/.test(bare) ? "" : domainToASCII(bare.replace(/^\*\./, ""));
   if (ascii === "" || ascii.length > 253 || !ascii.split(".").every((label) => labelPattern.test(label)))
     throw new StartError(`--name ${JSON.stringify(text)} is neither a host name nor an IP address`, 2);
   return bare.startsWith("*.") ? `*.${ascii}` : ascii;

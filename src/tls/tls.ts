@@ -107,9 +107,10 @@ export function createTls({ files, handshakeTimeoutMs, log, counters, now }: Tls
         sockets.add(socket);
         socket.once("close", () => sockets.delete(socket));
       });
-      server.on("tlsClientError", (error, socket) => {
+      server.on("tlsClientError", (error: NodeJS.ErrnoException & { reason?: string }, socket) => {
         counters.increment("tls.handshakes_failed");
-        log.sampled("tls.handshakes_failed", "TLS handshake failed", { peer: socket.remoteAddress, error });
+        const reason = error.reason ?? error.code ?? error.message;
+        log.sampled("tls.handshakes_failed", "TLS handshake failed", { reason, peer: socket.remoteAddress });
         socket.destroy(); // Node leaves it open when the time for a handshake is over
       });
     },
