@@ -235,7 +235,7 @@ export const sections = {
     key: optional(v.pipe(string, v.nonEmpty("must not be empty")), "PEM file of its private key"),
     mqtts_port: key(port, 8_883, "the broker's port for TLS; 0 takes a free one"),
     https_port: key(port, 8_443, "the API's port for TLS; 0 takes a free one"),
-    handshake_timeout: key(integer(1, 600), 10, "seconds in which a TLS handshake must be done"),
+    handshake_timeout: key(integer(1, 300), 10, "seconds in which a TLS handshake must be done"),
   },
   auth: {
     registration: key(

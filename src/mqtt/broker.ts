@@ -391,6 +391,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       clearInterval(expiry);
       listeners.close();
       await new Promise<void>((resolve) => aedes.close(resolve));
+      listeners.cutOff();
       for (const webSocket of webSockets.clients) webSocket.terminate();
     },
   };

@@ -28,16 +28,23 @@ export interface Listeners {
   isListening(): boolean;
   /** Accepts nobody any more; those who are here stay. */
   close(): void;
+  /** Ends what is still open: whoever has not said CONNECT is no client of the broker's, which would end with it. */
+  cutOff(): void;
 }
 
 /** Opens the broker's ports. @throws {StartError} where one is taken or not allowed */
 export async function openListeners(options: ListenerOptions): Promise<Listeners> {
   const { gate, log, counters, host, secure, maxConnections, handle } = options;
   const servers: Server[] = [];
+  const sockets = new Set<Socket>();
 
   async function listen(port: number, key: string, take: (socket: Socket) => void): Promise<number> {
     const server = createServer(take);
     server.maxConnections = maxConnections;
+    server.on("connection", (socket) => {
+      sockets.add(socket);
+      socket.once("close", () => sockets.delete(socket));
+    });
     server.on("drop", () => counters.increment("mqtt.connections_dropped"));
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
@@ -66,5 +73,11 @@ export async function openListeners(options: ListenerOptions): Promise<Listeners
       if (gate.reserve(socket)) handshakes.emit("connection", socket);
     });
   }
-  return { port, securePort, isListening: () => servers.every((server) => server.listening), close };
+  return {
+    port,
+    securePort,
+    isListening: () => servers.every((server) => server.listening),
+    close,
+    cutOff: () => sockets.forEach((socket) => void socket.destroy()),
+  };
 }

@@ -19,7 +19,7 @@ export interface Tls {
   authority(): string | undefined;
   /** Reads the files again. What cannot be used is logged, and the old certificate stays. */
   reload(): void;
-  /** Ends what the servers have left open, handshakes under way most of all. */
+  /** Ends what is still open: a handshake under way is no connection that its server would know of. */
   close(): void;
 }
 

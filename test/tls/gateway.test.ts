@@ -229,7 +229,7 @@ describe("handshakes that come to nothing", () => {
   });
 
   test("are cut off when the gateway ends", async () => {
-    const { gateway, httpsPort, mqttsPort } = await start({ env: { LAMBDAIOT_TLS_HANDSHAKE_TIMEOUT: "600" } });
+    const { gateway, httpsPort, mqttsPort } = await start({ env: { LAMBDAIOT_TLS_HANDSHAKE_TIMEOUT: "300" } });
     const silent = await Promise.all([openRaw(httpsPort), openRaw(mqttsPort)]);
     cleanUps.splice(cleanUps.length - 3, 1); // closed here already
     await gateway.close();
