@@ -158,7 +158,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       counters,
       host: config.broker.host,
       port: config.broker.port,
-      secure: tls && { tls, port: config.tls.mqtts_port },
+      secure: tls && { tls, ...config.mqtts },
       topic: config.mqtt.topic,
       trustedProxies: config.server.trusted_proxies,
       maxConnections: config.mqtt.max_connections,
@@ -221,10 +221,9 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     });
     const servers: HttpServer[] = [];
     started.push(async () => void (await Promise.all(servers.map((server) => server.close()))));
-    const listenOn = async (port: number, over?: Tls): Promise<HttpServer> => {
+    const listenOn = async (where: Config["http"], over?: Tls): Promise<HttpServer> => {
       const http = await listen(app, {
-        host: config.http.host,
-        port,
+        ...where,
         tls: over,
         maxConnections: config.server.max_connections,
         webSocketPath: mqttWebSocketPath,
@@ -240,8 +239,8 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       });
       return http;
     };
-    const http = await listenOn(config.http.port);
-    const https = tls && (await listenOn(config.tls.https_port, tls));
+    const http = await listenOn(config.http);
+    const https = tls && (await listenOn(config.https, tls));
     started.push(() => live.close()); // streams never end by themselves
     started.push(() => broker.stopAccepting());
 

@@ -233,6 +233,10 @@ export const sections = {
       "PEM file of the certificate, the chain behind it; absent, the one that `lambdaiot cert init` made, and without that no TLS",
     ),
     key: optional(v.pipe(string, v.nonEmpty("must not be empty")), "PEM file of its private key"),
+    address: optional(
+      string,
+      "the interface that TLS is on, empty for every one; absent, those of `mqtt.address` and `server.address`",
+    ),
     mqtts_port: key(port, 8_883, "the broker's port for TLS; 0 takes a free one"),
     https_port: key(port, 8_443, "the API's port for TLS; 0 takes a free one"),
     handshake_timeout: key(integer(1, 300), 10, "seconds in which a TLS handshake must be done"),

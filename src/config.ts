@@ -23,6 +23,9 @@ type Settings = { -readonly [S in keyof Sections]: { -readonly [K in keyof Secti
 export interface Config extends Settings {
   http: { host: string | undefined; port: number };
   broker: { host: string | undefined; port: number; credentials: { username: string; password: string } | undefined };
+  /** Where each listens for TLS, where there is a certificate. */
+  https: { host: string | undefined; port: number };
+  mqtts: { host: string | undefined; port: number };
   /** What devices that have a token may use besides the gateway's own topics. */
   aclRules: AclRule[];
   /** What is for sale, prices in millionths. */
@@ -147,6 +150,8 @@ function resolve(settings: Settings, mistakes: string[]): Config {
       port: mqtt.port ?? broker.port,
       credentials: mqtt.username === "" ? undefined : { username: mqtt.username, password: mqtt.password },
     },
+    https: { host: tls.address === undefined ? http.host : tls.address || undefined, port: tls.https_port },
+    mqtts: { host: (tls.address ?? mqtt.address) || undefined, port: tls.mqtts_port },
     aclRules: mqtt.rules.map(toRule),
     catalog: settings.products.catalog.map(toProduct),
     notices,

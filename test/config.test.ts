@@ -70,7 +70,7 @@ describe("the sample", () => {
     const filled = renderSample()
       .replace("# jwt_secret =", `jwt_secret = "${"s3cret-".repeat(6)}"`)
       .replaceAll("# port =", "port = 0")
-      .replaceAll(/^# (host|user|password|name|certificate|key) =/gm, '$1 = "x"');
+      .replaceAll(/^# (host|user|password|name|certificate|key|address) =/gm, '$1 = "x"');
     expect(filled).not.toMatch(/^# \w+ =$/m);
     expect(findMistakes(filled)).toEqual([]);
   });
@@ -312,6 +312,15 @@ describe("where it listens", () => {
     ["address = '127.0.0.1'", "127.0.0.1", 1883],
   ])("the broker, with %j: %s %i", (text, host, port) => {
     expect(load(`[mqtt]\n${text}`).broker).toEqual({ host, port, credentials: undefined });
+  });
+
+  test.each([
+    ["", undefined, undefined],
+    ["[server]\naddress = '127.0.0.1:80'\n[mqtt]\naddress = '::1'", "127.0.0.1", "::1"],
+    ["[server]\naddress = '127.0.0.1:80'\n[mqtt]\naddress = '::1'\n[tls]\naddress = ''", undefined, undefined],
+    ["[tls]\naddress = '192.0.2.2'", "192.0.2.2", "192.0.2.2"],
+  ])("TLS, with %j: %s, %s", (text, https, mqtts) => {
+    expect(load(text)).toMatchObject({ https: { host: https, port: 8443 }, mqtts: { host: mqtts, port: 8883 } });
   });
 
   test("and what it asks of devices", () => {

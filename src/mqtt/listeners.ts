@@ -34,11 +34,15 @@ export interface Listeners {
 
 /** Opens the broker's ports. @throws {StartError} where one is taken or not allowed */
 export async function openListeners(options: ListenerOptions): Promise<Listeners> {
-  const { gate, log, counters, host, secure, maxConnections, handle } = options;
+  const { gate, log, counters, secure, maxConnections, handle } = options;
   const servers: Server[] = [];
   const sockets = new Set<Socket>();
 
-  async function listen(port: number, key: string, take: (socket: Socket) => void): Promise<number> {
+  async function listen(
+    { host, port }: { host: string | undefined; port: number },
+    key: string,
+    take: (socket: Socket) => void,
+  ): Promise<number> {
     const server = createServer(take);
     server.maxConnections = maxConnections;
     server.on("connection", (socket) => {
@@ -59,7 +63,7 @@ export async function openListeners(options: ListenerOptions): Promise<Listeners
   }
   const close = (): void => servers.forEach((server) => void server.close());
 
-  const port = await listen(options.port, "mqtt.port", (socket) => {
+  const port = await listen(options, "mqtt.port", (socket) => {
     const connection = gate.admitSocket(socket);
     if (connection !== undefined) handle(connection);
   });
@@ -69,7 +73,7 @@ export async function openListeners(options: ListenerOptions): Promise<Listeners
     // It listens nowhere itself: whoever has too many connections costs no handshake.
     const handshakes = createTlsServer(tls.serverOptions(), (socket) => handle(gate.admitSecured(socket)));
     tls.attach(handshakes);
-    securePort = await listen(secure.port, "tls.mqtts_port", (socket) => {
+    securePort = await listen(secure, "tls.mqtts_port", (socket) => {
       if (gate.reserve(socket)) handshakes.emit("connection", socket);
     });
   }

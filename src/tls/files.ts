@@ -42,7 +42,16 @@ export function findPair(
 ): PairFiles | undefined {
   if (certificate !== undefined && key !== undefined) return { certificate, key, authority: undefined };
   const own = ownFiles(dataFolder);
-  return existsSync(own.certificate) ? own : undefined;
+  return isPresent(own.certificate) ? own : undefined;
+}
+
+/** What may not be looked at counts as being there: that TLS is off then must not go unnoticed. */
+function isPresent(file: string): boolean {
+  try {
+    return statSync(file, { throwIfNoEntry: false }) !== undefined;
+  } catch {
+    return true;
+  }
 }
 
 /** @throws {StartError} exit code 2: one line for each way in which files can be of no use to a server */
@@ -105,7 +114,9 @@ function refuseShared(file: string): void {
   throw new StartError(`${file} can be read by others; make it yours alone: chmod 600 ${file}`, 2);
 }
 
-const reasonOf = (error: unknown): string => (error as Error).message.split("\n", 1)[0] ?? "";
+/** OpenSSL's word for it, without its codes. */
+const reasonOf = (error: unknown): string =>
+  (error as { reason?: string }).reason ?? (error as Error).message.split("\n", 1)[0] ?? "";
 
 /** The day on which a certificate ends, `2029-02-23`. */
 export const lastDayOf = ({ validToDate }: X509Certificate): string => validToDate.toISOString().slice(0, 10);

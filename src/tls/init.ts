@@ -1,5 +1,18 @@
 import type { X509Certificate } from "node:crypto";
-import { chmodSync, chownSync, existsSync, mkdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  fchownSync,
+  lchownSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { isIP, isIPv6 } from "node:net";
 import { hostname, networkInterfaces } from "node:os";
 import { domainToASCII } from "node:url";
@@ -33,11 +46,7 @@ export function makeCertificates({ dataFolder, names, isForced, now }: InitOptio
   const files = ownFiles(dataFolder);
   const given = names.map(parseName);
   try {
-    mkdirSync(files.folder, { recursive: true, mode: 0o700 });
-    chmodSync(files.folder, 0o700);
-    // With sudo, for a gateway that runs as somebody else: what is made is to be read by whoever has the data.
-    const give = readOwner(dataFolder);
-    give(files.folder);
+    const owner = openFolder(files.folder, dataFolder);
     const kept = isForced ? undefined : readAuthority(files.authority, files.authorityKey, now);
     const own = listOwnNames();
     const authority = kept ?? makeAuthority({ host: own[0] ?? "gateway", now });
@@ -48,7 +57,7 @@ export function makeCertificates({ dataFolder, names, isForced, now }: InitOptio
     const oldKey = kept !== undefined && existsSync(files.key) ? readPrivateKey(files.key).key : undefined;
     const key = oldKey ?? makeKey();
     const certificate = issueServer(authority, { key, names: all, now });
-    const write = (file: string, text: string): void => writeFile(file, text, give);
+    const write = (file: string, text: string): void => writeFile(file, text, owner);
     if (kept === undefined) {
       write(files.authorityKey, exportKey(authority));
       write(files.authority, authority.certificate.toString());
@@ -88,12 +97,37 @@ function readAuthority(certificateFile: string, keyFile: string, now: number): I
 
 const exportKey = ({ key }: Pick<Issued, "key">): string => key.export({ type: "pkcs8", format: "pem" });
 
+interface Owner {
+  uid: number;
+  gid: number;
+}
+
+/**
+ * Makes the folder, for its owner alone. Links are not followed: root may be at work where somebody else can write.
+ * @returns whom its files are to belong to: with sudo, whoever has the data, or a gateway that is not root could not
+ *   read them; `undefined` where nothing has to be done for it
+ */
+function openFolder(folder: string, dataFolder: string): Owner | undefined {
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  if (!lstatSync(folder).isDirectory()) throw new StartError(`${folder} is not a folder`);
+  chmodSync(folder, 0o700);
+  if (process.getuid?.() !== 0) return undefined;
+  const { uid, gid } = statSync(dataFolder);
+  lchownSync(folder, uid, gid);
+  return { uid, gid };
+}
+
 /** Whole or not at all, also for a gateway that reads it at this moment. */
-function writeFile(file: string, text: string, give: (file: string) => void): void {
+function writeFile(file: string, text: string, owner: Owner | undefined): void {
   const aside = `${file}.new`;
   rmSync(aside, { force: true });
-  writeFileSync(aside, text, { mode: 0o600, flag: "wx", flush: true });
-  give(aside);
+  const descriptor = openSync(aside, "wx", 0o600);
+  try {
+    writeFileSync(descriptor, text, { flush: true });
+    if (owner !== undefined) fchownSync(descriptor, owner.uid, owner.gid);
+  } finally {
+    closeSync(descriptor);
+  }
   renameSync(aside, file);
 }
 
@@ -145,19 +179,12 @@ function readNames(file: string): string[] {
   }
 }
 
-/** Where root runs this: gives files to the owner of `folder`. */
-function readOwner(folder: string): (file: string) => void {
-  if (process.getuid?.() !== 0) return () => undefined;
-  const { uid, gid } = statSync(folder);
-  return (file) => chownSync(file, uid, gid);
-}
-
 /** What `cert init` says: what it has made, and what to do with it. */
 export function renderMade(
   { authorityFile, authority, isNewAuthority, certificate, names }: Made,
   ports: { httpPort: number; httpsPort: number; mqttsPort: number; /** No other is configured. */ isUsed: boolean },
 ): string {
-  const [host = "localhost"] = names;
+  const host = names.find((name) => name.endsWith(".local")) ?? names[0] ?? "localhost";
   const isUsed = ports.isUsed
     ? "A gateway that speaks TLS takes it up within seconds; one that does not yet has to be restarted."
     : "The configuration names another certificate, tls.certificate: the gateway goes on with that one.";

@@ -2,7 +2,6 @@ import type { X509Certificate } from "node:crypto";
 import { statSync } from "node:fs";
 import type { Socket } from "node:net";
 import type { Server, TlsOptions } from "node:tls";
-import { StartError } from "../core/errors.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
 import { lastDayOf, readPair, type Pair, type PairFiles } from "./files.ts";
@@ -26,6 +25,7 @@ export interface Tls {
 /** A port for TLS. */
 export interface SecurePort {
   tls: Tls;
+  host: string | undefined;
   port: number;
 }
 
@@ -60,7 +60,6 @@ export function createTls({ files, handshakeTimeoutMs, log, counters, now }: Tls
     try {
       next = readPair(files);
     } catch (error) {
-      if (!(error instanceof StartError)) throw error;
       counters.increment("tls.reloads_failed");
       log.error("the new TLS certificate cannot be used, the old one stays", { error });
       return;
@@ -132,8 +131,12 @@ const contextOf = ({ cert, key }: Pair) => ({ cert, key, minVersion: "TLSv1.2" a
 function describeState({ certificate, key, authority }: PairFiles): string {
   return [certificate, key, ...(authority === undefined ? [] : [authority])]
     .map((file) => {
-      const stat = statSync(file, { throwIfNoEntry: false });
-      return stat === undefined ? "none" : `${stat.ino} ${stat.size} ${stat.mtimeMs} ${stat.ctimeMs}`;
+      try {
+        const { ino, size, mtimeMs, ctimeMs } = statSync(file);
+        return `${ino} ${size} ${mtimeMs} ${ctimeMs}`;
+      } catch (error) {
+        return (error as NodeJS.ErrnoException).code;
+      }
     })
     .join();
 }

@@ -139,7 +139,7 @@ describe("files that are of no use end the start with one line and exit code 2",
       "another certificate's key",
       () => {
         writePair(folder);
-        write("given.key", makeKey().export({ type: "pkcs8", format: "pem" }) as string);
+        write("given.key", makeKey().export({ type: "pkcs8", format: "pem" }));
       },
       /given\.key is not the private key of \S*given\.pem/,
     ],
@@ -148,7 +148,7 @@ describe("files that are of no use end the start with one line and exit code 2",
       () => {
         const { key } = writePair(folder);
         const cipher = { type: "pkcs8", format: "pem", cipher: "aes-256-cbc", passphrase: "secret" } as const;
-        write("given.key", key.export(cipher) as string);
+        write("given.key", key.export(cipher));
       },
       /given\.key is encrypted; the gateway needs a private key without a passphrase/,
     ],
@@ -219,11 +219,31 @@ describe("while it runs", () => {
     expect(await gateway.stop()).toBe(0);
   });
 
+  test("TLS 1.2 and 1.3 are spoken, and nothing older, whatever Node is told; with a new certificate, too", async () => {
+    run(["cert", "init"]);
+    const ca = readFileSync(caFile(), "utf8");
+    const gateway = await start({ NODE_OPTIONS: "--tls-min-v1.0 --tls-cipher-list=DEFAULT@SECLEVEL=0" });
+    const old = { minVersion: "TLSv1", maxVersion: "TLSv1.1", ciphers: "DEFAULT@SECLEVEL=0" } as const;
+    const look = async (): Promise<void> => {
+      for (const port of [gateway.httpsUrl, gateway.mqttsUrl].map(portOf)) {
+        expect((await shakeHands(port, ca)).protocol).toBe("TLSv1.3");
+        expect((await shakeHands(port, ca, { maxVersion: "TLSv1.2" })).protocol).toBe("TLSv1.2");
+        await expect(openSecure(port, ca, old)).rejects.toThrow(/alert protocol version/); // the gateway's word for it
+      }
+    };
+    await look();
+    run(["cert", "init"]);
+    gateway.process.kill("SIGHUP");
+    await until(() => gateway.log().includes("the TLS certificate is a new one"));
+    await look();
+  });
+
   test("links that lead elsewhere from one day to the next, as certbot has them", async () => {
     const [first, second] = [join(folder, "1"), join(folder, "2")];
     for (const one of [first, second]) mkdirSync(one);
     const { ca, authority } = writePair(first);
     const { sha256 } = writePair(second, { authority });
+    expect(sha256).not.toBe(new X509Certificate(readFileSync(join(first, "given.pem"))).fingerprint256);
     const live = join(folder, "live");
     spawnSync("ln", ["-sfn", first, live]);
     const gateway = await start({

@@ -1,5 +1,16 @@
 import { X509Certificate } from "node:crypto";
-import { chmodSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { hostname } from "node:os";
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
@@ -157,6 +168,24 @@ describe("again", () => {
     const second = make();
     expect(second.authority.fingerprint256).toBe(first.authority.fingerprint256);
     expect(readPair(ownFiles(folder)).certificate.fingerprint256).toBe(second.certificate.fingerprint256);
+  });
+
+  test("a link is not followed: root may be at work where others can write", () => {
+    mkdirSync(join(folder, "elsewhere"));
+    symlinkSync(join(folder, "elsewhere"), join(folder, "tls"));
+    expect(refusal(make).message).toBe(`${join(folder, "tls")} is not a folder`);
+    rmSync(join(folder, "tls"));
+    mkdirSync(join(folder, "tls"));
+    symlinkSync(join(folder, "elsewhere/a"), join(folder, "tls/server.crt.new"));
+    make();
+    expect(readdirSync(join(folder, "elsewhere"))).toEqual([]);
+  });
+
+  test.skipIf(process.getuid?.() !== 0)("with sudo, what is made belongs to whoever has the data", () => {
+    chownSync(folder, 1234, 1234);
+    make();
+    const files = ["", ...readdirSync(join(folder, "tls"))].map((name) => statSync(join(folder, "tls", name)));
+    expect(files.map(({ uid, gid }) => [uid, gid])).toEqual(files.map(() => [1234, 1234]));
   });
 
   test("a crash in the midst leaves nothing in the way", () => {
