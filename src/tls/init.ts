@@ -185,6 +185,7 @@ export function renderMade(
   ports: { httpPort: number; httpsPort: number; mqttsPort: number; /** No other is configured. */ isUsed: boolean },
 ): string {
   const host = names.find((name) => name.endsWith(".local")) ?? names[0] ?? "localhost";
+  const endsWithIt = certificate.validTo === authority.validTo;
   const isUsed = ports.isUsed
     ? "A gateway that speaks TLS takes it up within seconds; one that does not yet has to be restarted."
     : "The configuration names another certificate, tls.certificate: the gateway goes on with that one.";
@@ -200,7 +201,7 @@ ESP32, ESP8266      put the text of ca.crt into the firmware: setCACert, or an X
     : "Whoever trusts the authority trusts the new certificate too; nothing has to be done on devices.";
   return `authority    ${authorityFile}${isNewAuthority ? " (new)" : ""}, until ${lastDayOf(authority)}
   SHA-256    ${authority.fingerprint256}
-certificate  until ${lastDayOf(certificate)}, for ${names.join(", ")}
+certificate  until ${lastDayOf(certificate)}${endsWithIt ? " (with its authority: --force makes another)" : ""}, for ${names.join(", ")}
   SHA-256    ${certificate.fingerprint256}
 
 ${isUsed}

@@ -77,7 +77,11 @@ export function createTls({ files, handshakeTimeoutMs, log, counters, now }: Tls
   function warnOfEnd(): void {
     const { certificate } = pair;
     const leftMs = certificate.validToDate.getTime() - now();
-    const fields = { file: files.certificate, until: lastDayOf(certificate) };
+    const fields = {
+      file: files.certificate,
+      until: lastDayOf(certificate),
+      renew: files.authority === undefined ? undefined : "lambdaiot cert init",
+    };
     if (certificate.validFromDate.getTime() > now())
       log.warn("the TLS certificate is not valid yet; is the clock right?", {
         file: files.certificate,

@@ -350,7 +350,11 @@ describe("the end of a certificate", () => {
   const dayMs = 86_400_000;
   test.each([
     ["far off", 100, /^$/],
-    ["within thirty days", 20, /the TLS certificate ends soon file=\S+ until=\d{4}-\d\d-\d\d days=20/],
+    [
+      "within thirty days",
+      20,
+      /the TLS certificate ends soon file=\S+ until=\d{4}-\d\d-\d\d renew="lambdaiot cert init" days=20/,
+    ],
     ["past", -1, /the TLS certificate has ended; clients refuse it until it is renewed/],
     [
       "past, with a clock that has not been set",
