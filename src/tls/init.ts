@@ -186,7 +186,7 @@ export function renderMade(
 ): string {
   const host = names.find((name) => name.endsWith(".local")) ?? names[0] ?? "localhost";
   const endsWithIt = certificate.validTo === authority.validTo;
-  const isUsed = ports.isUsed
+  const takenUp = ports.isUsed
     ? "A gateway that speaks TLS takes it up within seconds; one that does not yet has to be restarted."
     : "The configuration names another certificate, tls.certificate: the gateway goes on with that one.";
   const next = isNewAuthority
@@ -204,7 +204,7 @@ ESP32, ESP8266      put the text of ca.crt into the firmware: setCACert, or an X
 certificate  until ${lastDayOf(certificate)}${endsWithIt ? " (with its authority: --force makes another)" : ""}, for ${names.join(", ")}
   SHA-256    ${certificate.fingerprint256}
 
-${isUsed}
+${takenUp}
 
 ${next}
 `;
