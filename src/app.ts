@@ -1,4 +1,5 @@
-import { dirname, join } from "node:path";
+import type { X509Certificate } from "node:crypto";
+import { dirname, join, resolve } from "node:path";
 import type { Config } from "./config.ts";
 import { createDomain } from "./core/ctx.ts";
 import { createBus } from "./core/events.ts";
@@ -6,7 +7,7 @@ import { createTokens, loadTokenSecret } from "./core/tokens.ts";
 import { createCounters, type Counters } from "./counters.ts";
 import { createLive } from "./http/live.ts";
 import { createRateLimit } from "./http/rate-limit.ts";
-import { createHttpApp, listen } from "./http/server.ts";
+import { createHttpApp, listen, type HttpServer } from "./http/server.ts";
 import { startAlerts } from "./jobs/alerts.ts";
 import { startDeliver } from "./jobs/deliver.ts";
 import { startDeviceCheck } from "./jobs/device-check.ts";
@@ -24,12 +25,18 @@ import { createPersistence } from "./mqtt/persistence.ts";
 import { createForgeryCheck, createTargets } from "./mqtt/targets.ts";
 import { startProbes } from "./probes.ts";
 import { openStore } from "./store/open.ts";
+import { findPair } from "./tls/files.ts";
+import { createTls, type Tls } from "./tls/tls.ts";
 
 export interface App {
   httpPort: number;
   mqttPort: number;
+  /** `undefined` where there is no certificate. */
+  tls: { httpsPort: number; mqttsPort: number; certificate: X509Certificate } | undefined;
   storePath: string;
   counters: Counters;
+  /** Reads the certificate's files again. */
+  reload(): void;
   /** Everything in the reverse order of its start; what has been acknowledged is in the store when it returns. */
   close(): Promise<void>;
 }
@@ -65,6 +72,17 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     return failures;
   };
   try {
+    const pairFiles = findPair(config.tls, dirname(resolve(config.database.path)));
+    const tls =
+      pairFiles &&
+      createTls({
+        files: pairFiles,
+        handshakeTimeoutMs: config.tls.handshake_timeout * 1_000,
+        log,
+        counters,
+        now,
+      });
+    if (tls !== undefined) started.push(() => tls.close());
     const store = openStore({
       path: config.database.path,
       maxPendingWrites: config.database.max_pending_writes,
@@ -140,6 +158,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       counters,
       host: config.broker.host,
       port: config.broker.port,
+      secure: tls && { tls, ...config.mqtts },
       topic: config.mqtt.topic,
       trustedProxies: config.server.trusted_proxies,
       maxConnections: config.mqtt.max_connections,
@@ -164,7 +183,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     started.push(() => seal.stop());
     const alerts = startAlerts({ domain, bus, log, now });
     started.push(() => alerts.stop());
-    const ownPorts: number[] = [broker.port];
+    const ownPorts: number[] = [broker.port, broker.securePort].filter((port) => port !== undefined);
     const webhookLimits = { maxWebhooks: config.webhooks.max_webhooks, maxPending: config.webhooks.max_pending };
     const send = createSender({ ownPorts: () => ownPorts, now });
     const deliver = startDeliver({ domain, bus, log, counters, now, send, limits: webhookLimits });
@@ -182,6 +201,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       probes,
       shop: { products: config.catalog, secret, maxPurchases: config.products.max_purchases },
       live,
+      authority: () => tls?.authority(),
       log,
       counters,
       registration: config.auth.registration,
@@ -199,28 +219,44 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       trustedProxies: config.server.trusted_proxies,
       maxBodyBytes: config.server.max_body_bytes,
     });
-    const http = await listen(app, {
-      ...config.http,
-      maxConnections: config.server.max_connections,
-      webSocketPath: mqttWebSocketPath,
-      counters,
-    });
-    started.push(() => http.close());
+    const servers: HttpServer[] = [];
+    started.push(async () => void (await Promise.all(servers.map((server) => server.close()))));
+    const listenOn = async (where: Config["http"], over?: Tls): Promise<HttpServer> => {
+      const http = await listen(app, {
+        ...where,
+        tls: over,
+        maxConnections: config.server.max_connections,
+        webSocketPath: mqttWebSocketPath,
+        counters,
+      });
+      servers.push(http);
+      ownPorts.push(http.port);
+      http.server.on("upgrade", (request, socket, head) => {
+        // The server has let go of the socket: an error that nobody listens for would end the process.
+        socket.on("error", () => undefined);
+        if (request.url?.split("?", 1)[0] === mqttWebSocketPath) broker.handleUpgrade(request, socket, head);
+        else socket.destroy(); // Node before 24.9, which does not ask whether to upgrade
+      });
+      return http;
+    };
+    const http = await listenOn(config.http);
+    const https = tls && (await listenOn(config.https, tls));
     started.push(() => live.close()); // streams never end by themselves
-    ownPorts.push(http.port);
-    http.server.on("upgrade", (request, socket, head) => {
-      // The server has let go of the socket: an error that nobody listens for would end the process.
-      socket.on("error", () => undefined);
-      if (request.url?.split("?", 1)[0] === mqttWebSocketPath) broker.handleUpgrade(request, socket, head);
-      else socket.destroy(); // Node before 24.9, which does not ask whether to upgrade
-    });
     started.push(() => broker.stopAccepting());
 
     return {
       httpPort: http.port,
       mqttPort: broker.port,
+      tls:
+        tls === undefined || https === undefined || broker.securePort === undefined
+          ? undefined
+          : { httpsPort: https.port, mqttsPort: broker.securePort, certificate: tls.certificate() },
       storePath: store.path,
       counters,
+      reload() {
+        if (tls === undefined) log.info("nothing to read again: there is no TLS");
+        else tls.reload();
+      },
       async close() {
         const [failure] = await closeAll();
         if (failure !== undefined) throw failure;

@@ -128,7 +128,7 @@ export const sections = {
       262_144,
       "the largest request body; a larger one is answered 413",
     ),
-    max_connections: key(integer(1, 65_535), 512, "HTTP connections at once"),
+    max_connections: key(integer(1, 65_535), 512, "HTTP connections at once, and as many over HTTPS"),
     max_live_clients: key(integer(1, 10_000), 50, "clients of /v1/live at once; one more is answered 503"),
     rate_limit_burst: key(
       integer(1, 1_000_000),
@@ -142,7 +142,7 @@ export const sections = {
     path: key(
       v.pipe(string, v.nonEmpty("must not be empty")),
       "data/lambdaiot.db",
-      "the store's file; its folder holds the token secret too",
+      "the store's file; its folder holds the token secret and own certificates too",
     ),
     max_pending_writes: key(
       integer(100, 10_000_000),
@@ -200,7 +200,11 @@ export const sections = {
       "MQTT connections from one address at once, this machine's own too; trusted proxies are not counted",
     ),
     max_devices: key(integer(1, 1_000_000), 10_000, "devices that announcements may bring into being"),
-    max_connections: key(integer(1, 65_535), 1_000, "MQTT connections at once, over TCP, and as many over WebSocket"),
+    max_connections: key(
+      integer(1, 65_535),
+      1_000,
+      "MQTT connections at once, over TCP, and as many over TLS and over WebSocket",
+    ),
     rules: key(
       v.array(v.pipe(string, v.regex(rulePattern, "must be read, write or readwrite, and a topic pattern"))),
       [] as string[],
@@ -222,6 +226,20 @@ export const sections = {
       10_000,
       "readings without value_at for which a resend is still recognised",
     ),
+  },
+  tls: {
+    certificate: optional(
+      v.pipe(string, v.nonEmpty("must not be empty")),
+      "PEM file of the certificate, the chain behind it; absent, the one that `lambdaiot cert init` made, and without that no TLS",
+    ),
+    key: optional(v.pipe(string, v.nonEmpty("must not be empty")), "PEM file of its private key"),
+    address: optional(
+      string,
+      "the interface that TLS is on, empty for every one; absent, those of `mqtt.address` and `server.address`",
+    ),
+    mqtts_port: key(port, 8_883, "the broker's port for TLS; 0 takes a free one"),
+    https_port: key(port, 8_443, "the API's port for TLS; 0 takes a free one"),
+    handshake_timeout: key(integer(1, 300), 10, "seconds in which a TLS handshake must be done"),
   },
   auth: {
     registration: key(

@@ -23,6 +23,9 @@ type Settings = { -readonly [S in keyof Sections]: { -readonly [K in keyof Secti
 export interface Config extends Settings {
   http: { host: string | undefined; port: number };
   broker: { host: string | undefined; port: number; credentials: { username: string; password: string } | undefined };
+  /** Where each listens for TLS, where there is a certificate. */
+  https: { host: string | undefined; port: number };
+  mqtts: { host: string | undefined; port: number };
   /** What devices that have a token may use besides the gateway's own topics. */
   aclRules: AclRule[];
   /** What is for sale, prices in millionths. */
@@ -125,7 +128,7 @@ function parseEnvValue(text: string, schema: v.GenericSchema): unknown {
 }
 
 function resolve(settings: Settings, mistakes: string[]): Config {
-  const { server, database, mqtt } = settings;
+  const { server, database, mqtt, tls } = settings;
   const notices: string[] = [];
   const http = splitAddress(server.address);
   const broker = splitBroker(mqtt.broker, mistakes);
@@ -134,6 +137,8 @@ function resolve(settings: Settings, mistakes: string[]): Config {
   if (http.port !== undefined && http.port > 65_535) mistakes.push("server.address must have a port from 0 to 65535");
   if ((mqtt.username === "") !== (mqtt.password === ""))
     mistakes.push("mqtt.username and mqtt.password go together: set both or neither");
+  if ((tls.certificate === undefined) !== (tls.key === undefined))
+    mistakes.push("tls.certificate and tls.key go together: set both or neither");
   if (mqtt.max_packet_bytes < mqtt.max_payload_bytes + maxHeaderBytes)
     mistakes.push(`mqtt.max_packet_bytes must be ${maxHeaderBytes} more than mqtt.max_payload_bytes, or larger`);
   if (mistakes.length > 0) throw new StartError(mistakes.join("\n"), 2);
@@ -145,6 +150,8 @@ function resolve(settings: Settings, mistakes: string[]): Config {
       port: mqtt.port ?? broker.port,
       credentials: mqtt.username === "" ? undefined : { username: mqtt.username, password: mqtt.password },
     },
+    https: { host: tls.address === undefined ? http.host : tls.address || undefined, port: tls.https_port },
+    mqtts: { host: (tls.address ?? mqtt.address) || undefined, port: tls.mqtts_port },
     aclRules: mqtt.rules.map(toRule),
     catalog: settings.products.catalog.map(toProduct),
     notices,

@@ -70,7 +70,7 @@ describe("the sample", () => {
     const filled = renderSample()
       .replace("# jwt_secret =", `jwt_secret = "${"s3cret-".repeat(6)}"`)
       .replaceAll("# port =", "port = 0")
-      .replaceAll(/^# (host|user|password|name) =/gm, '$1 = "x"');
+      .replaceAll(/^# (host|user|password|name|certificate|key|address) =/gm, '$1 = "x"');
     expect(filled).not.toMatch(/^# \w+ =$/m);
     expect(findMistakes(filled)).toEqual([]);
   });
@@ -205,6 +205,10 @@ describe("a mistake", () => {
       "config.toml: mqtt.device_check_interval must be a whole number from 1 to 86400",
     ],
     ["[mqtt]\nusername = 'device'", "mqtt.username and mqtt.password go together: set both or neither"],
+    ["[tls]\ncertificate = 'a.pem'", "tls.certificate and tls.key go together: set both or neither"],
+    ["[tls]\nkey = 'a.pem'", "tls.certificate and tls.key go together: set both or neither"],
+    ["[tls]\nkey = ''", "config.toml: tls.key must not be empty"],
+    ["[tls]\nhttps_port = 70000", "config.toml: tls.https_port must be a whole number from 0 to 65535"],
     ["[mqtt]\npassword = 'secret'", "mqtt.username and mqtt.password go together: set both or neither"],
     [
       "[mqtt]\nbroker = 'tcp://broker.example:1883'",
@@ -308,6 +312,15 @@ describe("where it listens", () => {
     ["address = '127.0.0.1'", "127.0.0.1", 1883],
   ])("the broker, with %j: %s %i", (text, host, port) => {
     expect(load(`[mqtt]\n${text}`).broker).toEqual({ host, port, credentials: undefined });
+  });
+
+  test.each([
+    ["", undefined, undefined],
+    ["[server]\naddress = '127.0.0.1:80'\n[mqtt]\naddress = '::1'", "127.0.0.1", "::1"],
+    ["[server]\naddress = '127.0.0.1:80'\n[mqtt]\naddress = '::1'\n[tls]\naddress = ''", undefined, undefined],
+    ["[tls]\naddress = '192.0.2.2'", "192.0.2.2", "192.0.2.2"],
+  ])("TLS, with %j: %s, %s", (text, https, mqtts) => {
+    expect(load(text)).toMatchObject({ https: { host: https, port: 8443 }, mqtts: { host: mqtts, port: 8883 } });
   });
 
   test("and what it asks of devices", () => {

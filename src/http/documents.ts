@@ -14,6 +14,7 @@ export function renderApiDocuments(): Record<string, unknown> {
     probes: { database: unused, mqtt: unused, processor: unused },
     shop: { products: [], secret: new Uint8Array(), maxPurchases: 0 },
     live: { open: unused, close: unused },
+    authority: unused,
     attempts: { spend: unused, budgetOf: unused, refund: unused },
     registration: "lan",
     webhookLimits: { maxWebhooks: 0, maxPending: 0 },

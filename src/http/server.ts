@@ -1,4 +1,5 @@
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
+import { createServer as createHttpsServer, type Server as HttpsServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { createAdaptorServer, type HttpBindings } from "@hono/node-server";
 import { getConnInfo } from "@hono/node-server/conninfo";
@@ -15,6 +16,7 @@ import type { Tokens } from "../core/tokens.ts";
 import type { WebhookLimits } from "../core/webhooks.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
+import type { Tls } from "../tls/tls.ts";
 import { mountDocs } from "./docs.ts";
 import { createAuthenticate } from "./auth.ts";
 import type { Live } from "./live.ts";
@@ -47,6 +49,8 @@ export interface RouteDeps {
   probes: Probes;
   shop: Shop;
   live: Live;
+  /** The gateway's own certification authority, PEM, where it has one. */
+  authority: () => string | undefined;
   /** Failed logins and registrations, by address. */
   attempts: RateLimit;
   registration: RegistrationRule;
@@ -196,9 +200,12 @@ export async function listen(
     maxConnections,
     webSocketPath,
     counters,
+    tls,
   }: {
     host: string | undefined;
     port: number;
+    /** HTTPS instead of HTTP. */
+    tls?: Tls | undefined;
     maxConnections: number;
     /** Where `upgrade` is emitted, for WebSocket alone. Whoever asks for anything else is answered in HTTP/1.1. */
     webSocketPath: string;
@@ -207,17 +214,25 @@ export async function listen(
 ): Promise<HttpServer> {
   const shouldUpgradeCallback = (request: IncomingMessage): boolean =>
     request.url?.split("?", 1)[0] === webSocketPath && request.headers.upgrade?.toLowerCase() === "websocket";
-  const server = createAdaptorServer({
-    fetch: app.fetch,
-    serverOptions: { ...serverOptions, shouldUpgradeCallback },
-  }) as Server;
+  const limits = { ...serverOptions, shouldUpgradeCallback };
+  const server = createAdaptorServer(
+    tls === undefined
+      ? { fetch: app.fetch, serverOptions: limits }
+      : {
+          fetch: app.fetch,
+          createServer: createHttpsServer,
+          serverOptions: { ...limits, ...tls.serverOptions() },
+        },
+  ) as Server;
+  tls?.attach(server as HttpsServer);
   server.maxConnections = maxConnections;
   server.on("drop", () => counters.increment("http.connections_dropped"));
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
     server.listen({ port, ...(host !== undefined && { host }) }, resolve);
   }).catch((error: NodeJS.ErrnoException) => {
-    throw new StartError(`the API cannot listen on port ${port}: ${error.code ?? error.message}`);
+    const key = tls === undefined ? "server.port" : "tls.https_port";
+    throw new StartError(`the API cannot listen on port ${port} (${key}): ${error.code ?? error.message}`);
   });
   const underWay = new Set<ServerResponse>();
   server.on("request", (_request, response: ServerResponse) => {

@@ -1,18 +1,19 @@
 import type { IncomingMessage } from "node:http";
-import { createServer, type AddressInfo, type Socket } from "node:net";
+import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Aedes, type AedesPublishPacket, type AuthenticateError, type Client, type PublishPacket } from "aedes";
 import { WebSocketServer, createWebSocketStream } from "ws";
 import type { Command, PublishCommand } from "../core/commands.ts";
-import { StartError } from "../core/errors.ts";
 import { anyone, ownerOf } from "../core/identities.ts";
 import { readForwarded, resolvePeer, type Peer } from "../core/peers.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
+import type { SecurePort } from "../tls/tls.ts";
 import type { Acl, Speaker } from "./acl.ts";
 import type { Gate } from "./gate.ts";
 import type { Ingest } from "./ingest.ts";
+import { openListeners } from "./listeners.ts";
 import type { LogIn, Refusal } from "./login.ts";
 import type { Persistence } from "./persistence.ts";
 import type { IsForged, TargetOf } from "./targets.ts";
@@ -29,6 +30,8 @@ export interface BrokerOptions {
   counters: Counters;
   host: string | undefined;
   port: number;
+  /** Where there is a certificate: TLS on a port of its own. */
+  secure: SecurePort | undefined;
   topic: string;
   trustedProxies: readonly string[];
   maxConnections: number;
@@ -40,6 +43,8 @@ export interface BrokerOptions {
 export interface Broker {
   /** The port listened on, the real one where 0 was asked for. */
   port: number;
+  /** The same for TLS, where there is a certificate. */
+  securePort: number | undefined;
   publish: PublishCommand;
   /** Whether the connection over which a device spoke last is still open. */
   isConnected(deviceId: string): boolean;
@@ -82,9 +87,9 @@ const refusalCodes: Record<Refusal, number> = {
   "too many attempts": returnCode.notAuthorized,
 };
 
-/** Starts the broker and its TCP listener. @throws {StartError} where the port is taken or not allowed. */
+/** Starts the broker and its listeners. @throws {StartError} where the port is taken or not allowed. */
 export async function startBroker(options: BrokerOptions): Promise<Broker> {
-  const { ingest, acl, persistence, log, counters, host, port, topic } = options;
+  const { ingest, acl, persistence, log, counters, topic } = options;
   /** Who each connected client is. */
   const known = new WeakMap<Client, Speaker>();
   const nobody: Speaker = { identity: anyone, clientId: "", username: "" };
@@ -333,20 +338,12 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     if (client !== null) for (const filter of filters) granted.get(client)?.delete(filter);
   });
 
-  const server = createServer((socket) => {
-    const connection = options.gate.admitSocket(socket);
-    if (connection !== undefined) aedes.handle(connection);
-  });
-  server.maxConnections = options.maxConnections;
-  server.on("drop", () => counters.increment("mqtt.connections_dropped"));
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", reject);
-    server.listen({ port, ...(host !== undefined && { host }) }, resolve);
-  }).catch((error: NodeJS.ErrnoException) => {
-    aedes.close();
-    throw new StartError(`the MQTT broker cannot listen on port ${port}: ${error.code ?? error.message}`);
-  });
-  server.on("error", (error) => log.error("MQTT listener error", { error }));
+  const listeners = await openListeners({ ...options, handle: (connection) => void aedes.handle(connection) }).catch(
+    (error: unknown) => {
+      aedes.close();
+      throw error;
+    },
+  );
   const expiry = setInterval(
     () => persistence.expire((clientId) => findClient(aedes, clientId) !== undefined),
     expiryIntervalMs,
@@ -360,7 +357,8 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   });
 
   return {
-    port: (server.address() as AddressInfo).port,
+    port: listeners.port,
+    securePort: listeners.securePort,
     async publish(command) {
       await publish(aedes, topic, command);
       // What sleeping devices will find in their queues is durable when the caller hears of it.
@@ -371,7 +369,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       const clientId = speakers.get(deviceId);
       return clientId !== undefined && findClient(aedes, clientId)?.connected === true;
     },
-    isListening: () => server.listening,
+    isListening: listeners.isListening,
     handleUpgrade(request, socket, head) {
       if (webSockets.clients.size >= options.maxConnections) {
         counters.increment("mqtt.connections_dropped");
@@ -388,11 +386,12 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         if (connection !== undefined) aedes.handle(connection, request);
       });
     },
-    stopAccepting: () => void server.close(),
+    stopAccepting: listeners.close,
     close: async () => {
       clearInterval(expiry);
-      server.close();
+      listeners.close();
       await new Promise<void>((resolve) => aedes.close(resolve));
+      listeners.cutOff();
       for (const webSocket of webSockets.clients) webSocket.terminate();
     },
   };

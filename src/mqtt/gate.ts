@@ -36,6 +36,13 @@ export interface GateOptions {
 export interface Gate {
   /** Readies a TCP connection for the broker. @returns `undefined` where there is no room for it; it is closed then */
   admitSocket(socket: Socket): Duplex | undefined;
+  /**
+   * Makes room for a TCP connection that has its TLS handshake before it: an address that has too many connections gets
+   * none. @returns `false` where there is no room; it is closed then
+   */
+  reserve(socket: Socket): boolean;
+  /** Readies a connection for the broker for which room has been made. */
+  admitSecured(socket: Socket): Duplex;
   /** Readies any connection, of a peer at `address`, for the broker. */
   admitStream(stream: Duplex, address: string): Duplex | undefined;
 }
@@ -57,7 +64,8 @@ export function createGate(options: GateOptions): Gate {
   /** Open connections by address; as many as there are connections. */
   const connections = new Map<string, number>();
 
-  function admitStream(stream: Duplex, peer: string): Duplex | undefined {
+  /** Counts a connection. @returns what ends that; `undefined` where there is no room for it, and it is closed */
+  function enter(stream: Duplex, peer: string): (() => void) | undefined {
     const address = normalizeAddress(peer);
     const count = connections.get(address) ?? 0;
     if (count >= maxConnectionsPerAddress && !trustedProxies.includes(address)) {
@@ -67,21 +75,37 @@ export function createGate(options: GateOptions): Gate {
       return undefined;
     }
     connections.set(address, count + 1);
-    return new GatedConnection(stream, peer, options, () => {
+    return () => {
       const left = (connections.get(address) ?? 1) - 1;
       if (left > 0) connections.set(address, left);
       else connections.delete(address);
-    });
+    };
+  }
+
+  function admitStream(stream: Duplex, peer: string): Duplex | undefined {
+    const leave = enter(stream, peer);
+    return leave && new GatedConnection(stream, peer, options, leave);
   }
 
   return {
     admitSocket(socket) {
-      socket.setNoDelay(true); // a PUBACK waits for nothing
-      socket.setKeepAlive(true, tcpKeepAliveMs);
+      tune(socket);
       return admitStream(socket, socket.remoteAddress ?? "");
     },
+    reserve(socket) {
+      tune(socket);
+      const leave = enter(socket, socket.remoteAddress ?? "");
+      if (leave !== undefined) socket.once("close", leave);
+      return leave !== undefined;
+    },
+    admitSecured: (socket) => new GatedConnection(socket, socket.remoteAddress ?? "", options, () => undefined),
     admitStream,
   };
+}
+
+function tune(socket: Socket): void {
+  socket.setNoDelay(true); // a PUBACK waits for nothing
+  socket.setKeepAlive(true, tcpKeepAliveMs);
 }
 
 /** A packet that waits until others have been acknowledged. */

@@ -2,13 +2,14 @@ import { randomUUID } from "node:crypto";
 import { SignJWT, UnsecuredJWT, decodeJwt, type JWTPayload } from "jose";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createHttpApp, type HttpOptions } from "../../src/http/server.ts";
+import { makeCertificates } from "../../src/tls/init.ts";
 import { createApi, logIn, type Api } from "../support/client.ts";
-import { startLocalGateway, type LocalGateway } from "../support/gateway.ts";
+import { makeFolder, startLocalGateway, type LocalGateway } from "../support/gateway.ts";
 
 // Every operation that the running gateway has, taken from its own route table: none without a guard, none without a
 // document. What is public stands here by hand, so that nothing becomes so by accident.
 
-const lambdaPublic = ["GET /health", "GET /hello", "POST /register", "POST /login", "GET /devices"];
+const lambdaPublic = ["GET /health", "GET /hello", "POST /register", "POST /login", "GET /devices", "GET /ca.crt"];
 const lambdaProtected = [
   "GET /protected",
   "POST /devices",
@@ -43,8 +44,12 @@ let claims: JWTPayload;
 let lambda: string[];
 let operations: string[];
 
+const { folder, remove } = makeFolder();
+
 beforeAll(async () => {
+  makeCertificates({ dataFolder: folder, names: [], isForced: false, now: Date.now() }); // so that there is a CA to get
   gateway = await startLocalGateway({
+    folder,
     env: {
       LAMBDAIOT_SERVER_JWT_SECRET: secret,
       // What is refused for its number would be no answer to the question here.
@@ -58,7 +63,10 @@ beforeAll(async () => {
   lambda = await readOperations("/openapi.json");
   operations = [...lambda, ...(await readOperations("/v1/openapi.json"))];
 });
-afterAll(() => gateway.close());
+afterAll(async () => {
+  await gateway.close();
+  remove();
+});
 
 async function readOperations(document: string): Promise<string[]> {
   const { status, body } = await anybody("GET", document);
@@ -76,7 +84,7 @@ function call(operation: string, headers: Record<string, string> = {}) {
   return anybody(method, path.replaceAll(/\{\w+\}/g, id), body, headers);
 }
 
-test("the root has the operations of the Lambda document, each of them and no others", () => {
+test("the root has the operations of the Lambda document, each of them, and the CA's certificate besides", () => {
   expect(sorted(lambda)).toEqual(sorted([...lambdaPublic, ...lambdaProtected]));
 });
 

@@ -4,6 +4,7 @@ import { existsSync, statSync } from "node:fs";
 import { connect, createServer, type AddressInfo } from "node:net";
 import Sqlite from "better-sqlite3";
 import { afterEach, expect, test } from "vitest";
+import { makeCertificates } from "../../src/tls/init.ts";
 import { connectMqtt, createApi, logIn, until, type Api } from "../support/client.ts";
 import { bundle, makeFolder, startBuiltGateway, type BuiltGateway } from "../support/gateway.ts";
 import { readReadings } from "../support/stored.ts";
@@ -120,6 +121,20 @@ async function provoke(gateway: BuiltGateway): Promise<{ health: number; exit: n
   const { status } = await createApi(gateway.url)("GET", "/health");
   return { health: status, exit: await gateway.stop() };
 }
+
+test("waits for nobody who has said nothing: in plain, and before a TLS handshake", async () => {
+  const folder = newFolder();
+  makeCertificates({ dataFolder: folder, names: [], isForced: false, now: Date.now() });
+  const env = { LAMBDAIOT_MQTT_CONNECT_TIMEOUT: "300", LAMBDAIOT_TLS_HANDSHAKE_TIMEOUT: "300" };
+  const gateway = await startBuiltGateway({ folder, env });
+  cleanUps.push(() => gateway.stop("SIGKILL"));
+  for (const url of [gateway.url, gateway.mqttUrl, gateway.httpsUrl, gateway.mqttsUrl]) {
+    const silent = connect(Number(new URL(url).port), "127.0.0.1").on("error", () => undefined);
+    cleanUps.push(() => silent.destroy());
+    await once(silent, "connect");
+  }
+  expect(await gateway.stop()).toBe(0); // in this test's time, not in theirs
+});
 
 test("goes on when whoever read its output has gone, as with | head -1", async () => {
   const gateway = await start(newFolder());

@@ -20,6 +20,8 @@ export function makeFolder(): { folder: string; remove: () => void } {
 export const testEnv = {
   LAMBDAIOT_SERVER_PORT: "0",
   LAMBDAIOT_MQTT_PORT: "0",
+  LAMBDAIOT_TLS_MQTTS_PORT: "0",
+  LAMBDAIOT_TLS_HTTPS_PORT: "0",
   LAMBDAIOT_AUTH_ATTEMPTS_BURST: "10000",
 };
 
@@ -67,6 +69,9 @@ export async function startLocalGateway({ env = {}, folder, now }: StartOptions 
 
 export interface BuiltGateway extends Gateway {
   process: ChildProcess;
+  /** Where it speaks TLS; empty where it has no certificate. */
+  httpsUrl: string;
+  mqttsUrl: string;
   /** Sends `signal` (default SIGTERM) and resolves with the exit code, or the signal's name where it had none. */
   stop(signal?: NodeJS.Signals): Promise<number | string>;
 }
@@ -105,10 +110,13 @@ export async function startBuiltGateway({
     child.once("exit", (code, signal) => reject(new Error(`the gateway ended (${code ?? signal}):\n${output}`)));
   });
   const [, url = "", mqttUrl = "", storePath = ""] = await listening;
+  const [, httpsUrl = "", mqttsUrl = ""] = /with TLS: +API (\S+), MQTT (\S+) and /.exec(output) ?? [];
   return {
     process: child,
     url: url.replace("localhost", "127.0.0.1"),
     mqttUrl: mqttUrl.replace("localhost", "127.0.0.1"),
+    httpsUrl: httpsUrl.replace("localhost", "127.0.0.1"),
+    mqttsUrl: mqttsUrl.replace("localhost", "127.0.0.1"),
     storePath,
     log: () => output,
     async stop(signal = "SIGTERM") {
