@@ -1,11 +1,11 @@
+import { randomBytes } from "node:crypto";
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import { createServer as createHttpsServer, type Server as HttpsServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { createAdaptorServer, type HttpBindings } from "@hono/node-server";
-import { getConnInfo } from "@hono/node-server/conninfo";
 import { Hono, type Context } from "hono";
 import { bodyLimit } from "hono/body-limit";
-import { requestId, type RequestIdVariables } from "hono/request-id";
+import type { RequestIdVariables } from "hono/request-id";
 import type { PublishCommand } from "../core/commands.ts";
 import type { Domain } from "../core/ctx.ts";
 import { DomainError, StartError } from "../core/errors.ts";
@@ -99,17 +99,30 @@ export const createRoutes = (deps: RouteDeps): { dialect: Dialect; routes: Route
   },
 ];
 
+const requestIdPrefix = randomBytes(6).toString("base64url");
+let requests = 0;
+
+/** The id that the client has given, where it is fit for a log; else one that no other request since the start has. */
+function nextRequestId(given: string | string[] | undefined): string {
+  if (typeof given === "string" && /^[\w\-=]{1,255}$/.test(given)) return given;
+  requests += 1;
+  return `${requestIdPrefix}-${requests.toString(36)}`;
+}
+
 /** The whole HTTP side, in the order in which a request passes it. */
 export function createHttpApp(options: HttpOptions): Hono<{ Variables: RequestIdVariables }> {
   const { log, counters, maxBodyBytes } = options;
   const app = new Hono<{ Variables: RequestIdVariables }>();
   const apis = createRoutes(options);
 
-  app.use(requestId());
-  app.use(async function setHeaders(c, next) {
-    // Before the answer is made: to change it afterwards costs a Response and its Headers.
-    c.header("X-Content-Type-Options", "nosniff");
-    await next();
+  app.use(function identifyRequest(c, next) {
+    const { incoming, outgoing } = c.env as HttpBindings;
+    const id = nextRequestId(incoming.headers["x-request-id"]);
+    c.set("requestId", id);
+    // On Node's own answer: a header of Hono's, set before there is a response, costs an object of Headers.
+    outgoing.setHeader("X-Request-Id", id);
+    outgoing.setHeader("X-Content-Type-Options", "nosniff");
+    return next();
   });
   const limitBody = bodyLimit({ maxSize: maxBodyBytes, onError: () => refuseBody(maxBodyBytes) });
   // Nobody reads the body of a GET, and to look whether there is one costs a whole Request.
@@ -149,8 +162,8 @@ export function createHttpApp(options: HttpOptions): Hono<{ Variables: RequestId
   }
 
   function peerOf(c: Context) {
-    const { headers } = (c.env as HttpBindings).incoming;
-    return resolvePeer(getConnInfo(c).remote.address ?? "", readForwarded(headers), options.trustedProxies);
+    const { headers, socket } = (c.env as HttpBindings).incoming;
+    return resolvePeer(socket.remoteAddress ?? "", readForwarded(headers), options.trustedProxies);
   }
 
   /** Every path speaks the dialect of its prefix, those that lead nowhere too. */
