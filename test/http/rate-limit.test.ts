@@ -11,7 +11,7 @@ beforeEach(() => {
   at = 0;
 });
 const open = (burst: number, perMinute: number): RateLimit =>
-  createRateLimit({ burst, perMinute, counters, counter: "refused", now: () => at });
+  createRateLimit({ burst, perMinute, counters, counter: "http.calls_refused", now: () => at });
 
 /** Undefined where it goes through, else the seconds to wait. */
 function refusal(limit: RateLimit, key = "a"): number | undefined {
@@ -34,7 +34,7 @@ describe("a rate limit", () => {
     const limit = open(100, 1_000);
     expect(spendAll(limit)).toBe(100);
     expect(spendAll(limit)).toBe(0);
-    expect(counters.get("refused")).toBe(2);
+    expect(counters.get("http.calls_refused")).toBe(2);
   });
 
   test("gives back at its rate, up to the burst and no further", () => {
