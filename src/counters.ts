@@ -55,6 +55,7 @@ export const counterTable = {
     help: "Times that a client had mqtt.max_inflight messages unacknowledged, and its next ones waited",
   },
   "mqtt.connections_dropped": { help: "MQTT connections past mqtt.max_connections, closed unheard" },
+  "mqtt.handshakes_refused": { help: "WebSocket handshakes that are none (400)" },
   "mqtt.connections_refused": {
     help: "CONNECTs that were answered with a refusal: credentials, client id, no room for a session",
   },

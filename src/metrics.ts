@@ -59,7 +59,7 @@ const table = {
   lambdaiot_http_requests_total: {
     type: "counter",
     help: "HTTP requests answered, by API and class of status; none: the caller hung up before",
-    labels: "dialect: root, v1, other; status: 1xx, 2xx, 3xx, 4xx, 5xx, none",
+    labels: "dialect: root, v1, other; status: 2xx, 3xx, 4xx, 5xx, none",
   },
   lambdaiot_http_requests_under_way: { type: "gauge", help: "HTTP requests that are being answered" },
   lambdaiot_live_clients: { type: "gauge", help: "Listeners of /v1/live" },

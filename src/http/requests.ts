@@ -4,7 +4,7 @@ import type { ServerResponse } from "node:http";
 // that a caller could make more of.
 
 export const dialects = ["root", "v1", "other"] as const;
-const classes = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"] as const;
+const classes = ["2xx", "3xx", "4xx", "5xx", "none"] as const;
 
 export interface RequestCount {
   dialect: (typeof dialects)[number];
@@ -36,7 +36,7 @@ export function createRequests(): Requests {
     begin: () => void (underWay += 1),
     end(url = "", response) {
       underWay -= 1;
-      const status = response.headersSent ? Math.floor(response.statusCode / 100) - 1 : classes.length - 1;
+      const status = response.headersSent ? Math.floor(response.statusCode / 100) - 2 : classes.length - 1;
       const found = counts[dialects.indexOf(dialectOf(url)) * classes.length + status];
       if (found !== undefined) found.count += 1;
     },

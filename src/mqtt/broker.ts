@@ -375,6 +375,11 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     perMessageDeflate: false,
     handleProtocols: (protocols) => ["mqtt", "mqttv3.1"].find((protocol) => protocols.has(protocol)) ?? false,
   });
+  webSockets.on("wsClientError", (_error, socket) => {
+    counters.increment("mqtt.handshakes_refused");
+    socket.once("finish", () => socket.destroy());
+    socket.end("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nSec-WebSocket-Version: 13\r\n\r\n");
+  });
 
   return {
     port: listeners.port,
