@@ -35,7 +35,7 @@ export function parseExposition(text: string): Map<string, Family> {
       if (!metricName.test(name)) fail("not a metric's name");
       if (kind === "HELP") {
         if (families.has(name) || current?.name === name) fail("a second HELP");
-        if (/\\(?![\\n])/.test(rest)) fail("an escape that is none");
+        if (rest.replaceAll(/\\[\\n]/g, "").includes("\\")) fail("an escape that is none");
         current = { name, help: rest.replaceAll(/\\[\\n]/g, (escape) => (escape === "\\n" ? "\n" : "\\")) };
         continue;
       }

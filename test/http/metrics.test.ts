@@ -92,9 +92,9 @@ test("is in the format, has every counter from the start, and is described name 
   expect(page, "npm run openapi writes it").toBe(renderMetricsPage());
   const described = [...page.matchAll(/^\| `([a-z0-9_]+)` \|/gm)].map(([, name]) => name);
   const isLinux = process.platform === "linux";
-  expect(described.filter((name) => isLinux || !/_fds$/.test(name ?? "")).toSorted()).toEqual(
-    [...families.keys()].toSorted(),
-  );
+  const expected = described.filter((name) => isLinux || !name?.endsWith("_fds"));
+  expect(new Set(expected)).toEqual(new Set(families.keys()));
+  expect(expected).toHaveLength(families.size);
   for (const { name } of families.values()) expect(name).toMatch(/^(?:lambdaiot|process|nodejs)_[a-z0-9_]+$/);
 });
 
@@ -255,7 +255,8 @@ test("counts what becomes of readings, requests and everything else", async () =
   await api("POST", "/v1/devices", { id: "dev", name: "n", type: "t" });
   const rule = { deviceId: "dev", condition: "gt", threshold: 1, severity: "warning" };
   expect((await api("POST", "/v1/alerts/rules", rule)).status).toBe(201);
-  await api("POST", "/v1/data/dev", { value: 5 });
+  const point = { timestamp: new Date().toISOString(), value: 5 };
+  expect((await api("POST", "/v1/data/dev", point)).status).toBe(201);
   await until(async () => valueOf(await scrape(), "lambdaiot_alerts_active", { severity: "warning" }) === 1);
   await createApi(gateway.url)("GET", "/sensors");
   await api("POST", "/devices", { name: 1 });

@@ -129,7 +129,9 @@ describe("a rate limit", () => {
     limit.spend("second");
     for (let i = 0; i < 9_998; i++) limit.spend(`key ${i}`);
     expect(refusal(limit, "first")).toBeDefined(); // seen again: now "second" is the one longest unseen
+    expect(counters.get("http.callers_forgotten")).toBe(0);
     limit.spend("one more");
+    expect(counters.get("http.callers_forgotten")).toBe(1);
     expect(refusal(limit, "first")).toBeDefined();
     expect(refusal(limit, "key 9997")).toBeDefined();
     expect(refusal(limit, "second")).toBeUndefined();

@@ -29,8 +29,15 @@ const mosquittoTopics = [
   "heap/current",
   "heap/maximum",
   ...[
-    ...["messages/received", "messages/sent", "publish/dropped", "publish/received", "publish/sent"],
-    ...["bytes/received", "bytes/sent", "sockets", "connections"],
+    "messages/received",
+    "messages/sent",
+    "publish/dropped",
+    "publish/received",
+    "publish/sent",
+    "bytes/received",
+    "bytes/sent",
+    "sockets",
+    "connections",
   ].flatMap((one) => ["1min", "5min", "15min"].map((minutes) => `load/${one}/${minutes}`)),
 ].map((name) => `$SYS/broker/${name}`);
 
@@ -126,9 +133,8 @@ test("an administrator gets every value at once, and all of them again each inte
   expect(seconds).toEqual(seconds.toSorted((a, b) => a - b));
   expect(seconds.at(-1)).toBeGreaterThan(seconds[0] as number);
   expect(said.find(({ topic }) => topic === "$SYS/broker/version")?.text).toMatch(/^lambdaiot version \d/);
-  for (const { topic, text } of said)
-    if (!/version$|uptime$/.test(topic))
-      expect([topic, text]).toEqual([topic, expect.stringMatching(/^\d+(\.\d\d)?$/)]);
+  const numbers = said.filter(({ topic }) => !/version$|uptime$/.test(topic));
+  for (const { topic, text } of numbers) expect(`${topic} ${text}`).toMatch(/ \d+(\.\d\d)?$/);
 });
 
 test("who subscribes to a part of it gets that part, each value once", async () => {
