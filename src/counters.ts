@@ -57,7 +57,14 @@ export const counterTable = {
   "mqtt.connections_dropped": { help: "MQTT connections past mqtt.max_connections, closed unheard" },
   "mqtt.handshakes_refused": { help: "WebSocket handshakes that are none (400)" },
   "mqtt.connections_refused": {
-    help: "CONNECTs that were answered with a refusal: credentials, client id, no room for a session",
+    help: "CONNECTs that were answered with a refusal",
+    reasons: {
+      identifier_rejected:
+        "a client id that is somebody else's, none where a session was to be kept, or no room for one",
+      unavailable: "the login failed by a fault of the gateway, or took too long",
+      bad_credentials: "a name that is known with a wrong proof, or a key that is not",
+      not_authorized: "no credentials where some are needed, or too many attempts",
+    },
   },
   "mqtt.connection_errors": { help: "Errors on MQTT connections that were no clients yet" },
   "mqtt.client_errors": { help: "Errors on the connections of MQTT clients, also of those that the gateway closes" },

@@ -110,14 +110,14 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       // [MQTT-3.1.3-8]: no identifier and a session to keep do not go together. Always an Error: `false` alone would
       // leave the socket open for ever.
       if (packet.clientId === "" && packet.clean === false) {
-        counters.increment("mqtt.connections_refused");
+        counters.increment("mqtt.connections_refused.identifier_rejected");
         done(refusal("identifier rejected", returnCode.identifierRejected), false);
       } else done(null, true);
     }),
     authenticate: guard((client, username, password, done) => {
       const settle = (error: AuthenticateError | undefined): void => {
         if (error === undefined) return done(null, true);
-        counters.increment("mqtt.connections_refused");
+        counters.increment(`mqtt.connections_refused.${reasonOf(error)}`);
         log.sampled("mqtt.connections_refused", "connection refused", {
           reason: error.message,
           peer: addressOf(client),
@@ -450,6 +450,13 @@ const publish = (aedes: Aedes, topic: string, command: Command): Promise<void> =
       (error) => (error ? reject(error) : resolve()),
     );
   });
+
+/** As what a refusal is counted. */
+function reasonOf({ returnCode: code }: AuthenticateError) {
+  if ((code as number) === returnCode.identifierRejected) return "identifier_rejected";
+  if ((code as number) === returnCode.unavailable) return "unavailable";
+  return (code as number) === returnCode.badCredentials ? "bad_credentials" : "not_authorized";
+}
 
 const refusal = (message: string, code: number): AuthenticateError =>
   Object.assign(new Error(message), { returnCode: code });

@@ -5,7 +5,7 @@ import { counterInfos } from "../../src/counters.ts";
 import { renderFamily, renderMetricsPage } from "../../src/metrics.ts";
 import { idFrame, openClient, pingFrame, publishFrame, subscribeFrame, type Wire } from "../mqtt/gate-wire.ts";
 import { connectMqtt, createApi, logIn, until, type Api } from "../support/client.ts";
-import { startLocalGateway, type LocalGateway } from "../support/gateway.ts";
+import { makeFolder, startLocalGateway, type LocalGateway } from "../support/gateway.ts";
 import { parseExposition, type Family } from "./exposition.ts";
 
 let gateway: LocalGateway;
@@ -312,6 +312,40 @@ test("has no series for clients, devices, topics, users or paths, however many t
   const { body } = await api("GET", "/metrics");
   expect(body).not.toMatch(/(?:alpha|beta|gamma)7|aabbccddee0/);
   expect(seriesOf(parseExposition(body as string))).toEqual(seriesOf(before));
+});
+
+test("counts who may not connect by what speaks against it", async () => {
+  await start({ LAMBDAIOT_MQTT_ANONYMOUS: "off", LAMBDAIOT_MQTT_MAX_SESSIONS: "1" });
+  const user = { username: "admin", password: "secret123" };
+  const connected = await connectMqtt(gateway.mqttUrl, { ...user, clientId: "a", clean: false });
+  await expect(connectMqtt(gateway.mqttUrl, { ...user, clientId: "b", clean: false })).rejects.toMatchObject({
+    code: 2,
+  });
+  await expect(connectMqtt(gateway.mqttUrl, { ...user, password: "wrong" })).rejects.toMatchObject({ code: 4 });
+  await expect(connectMqtt(gateway.mqttUrl)).rejects.toMatchObject({ code: 5 });
+  await expect(connectMqtt(gateway.mqttUrl)).rejects.toMatchObject({ code: 5 });
+  const families = await scrape();
+  const samples = families.get("lambdaiot_mqtt_connections_refused_total")?.samples;
+  expect(samples?.map(({ labels, value }) => [labels["reason"], value])).toEqual([
+    ["identifier_rejected", 1],
+    ["unavailable", 0],
+    ["bad_credentials", 1],
+    ["not_authorized", 2],
+  ]);
+  expect(valueOf(families, "lambdaiot_mqtt_sessions_refused_total")).toBe(1);
+  expect(valueOf(families, "lambdaiot_mqtt_sessions", { client: "here" })).toBe(1);
+  await connected.endAsync();
+});
+
+test("says what is left to say where the data folder is gone", async () => {
+  const { folder, remove } = makeFolder();
+  gateway = await startLocalGateway({ folder });
+  api = await logIn(gateway.url);
+  remove();
+  const families = await scrape();
+  expect(families.has("lambdaiot_store_bytes")).toBe(false);
+  expect(valueOf(families, "lambdaiot_store_free_disk_bytes")).toBe(0);
+  expect(valueOf(families, "lambdaiot_mqtt_connections")).toBe(0);
 });
 
 test("counts what came over HTTP and is no request, and answers it as before", async () => {
