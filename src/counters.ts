@@ -37,7 +37,7 @@ export const counterTable = {
     },
   },
   "mqtt.gate": {
-    help: "MQTT connections that were closed for what they sent or left unsaid",
+    help: "MQTT connections that were closed for what they sent, left unsaid or left unread",
     metric: "mqtt_connections_closed",
     reasons: {
       not_connect: "the first packet was no CONNECT",
@@ -48,6 +48,7 @@ export const counterTable = {
       unsupported_version: "a protocol version other than 3.1 and 3.1.1",
       connect_timeout: "no CONNECT within mqtt.connect_timeout",
       keepalive_timeout: "silent for one and a half times of its keep-alive",
+      drain_timeout: "what was sent to it was not read",
       address_full: "past mqtt.max_connections_per_address",
     },
   },
@@ -68,7 +69,6 @@ export const counterTable = {
   },
   "mqtt.connection_errors": { help: "Errors on MQTT connections that were no clients yet" },
   "mqtt.client_errors": { help: "Errors on the connections of MQTT clients, also of those that the gateway closes" },
-  "mqtt.slow_clients": { help: "MQTT clients that were cut off because they did not read what was sent to them" },
   "mqtt.broker_errors": { help: "Faults inside the broker library" },
   "mqtt.hook_errors": { help: "Faults in the gateway's own part of the broker; what had caused them was refused" },
   "mqtt.subscriptions_refused": { help: "Subscriptions that were not allowed" },
@@ -117,6 +117,9 @@ export const counterTable = {
   "webhooks.delivered": { help: "Webhook deliveries that their receivers have taken" },
   "webhooks.attempts_failed": { help: "Tries of webhook deliveries that failed; most are tried again" },
   "webhooks.dropped": { help: "Webhook deliveries given up past webhooks.max_pending" },
+
+  "tls.handshakes_failed": { help: "TLS connections that ended before they were secured" },
+  "tls.reloads_failed": { help: "Times that a new certificate could not be read; the one before it stays" },
 
   "store.commits": { help: "Transactions committed and synced to the disk" },
   "store.commits_failed": { help: "Transactions that failed; nothing of them was acknowledged" },

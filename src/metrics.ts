@@ -120,6 +120,7 @@ const system = { kind: "system" } as const;
 
 export function createMetrics({ domain, store, broker, live, requests, probes, counters }: MetricsOptions): Metrics {
   const maxFds = readMaxFds();
+  const counterFamilies = listCounterFamilies();
 
   function read(): Record<keyof typeof table, Value> {
     const mqtt = broker.figures();
@@ -205,11 +206,13 @@ export function createMetrics({ domain, store, broker, live, requests, probes, c
   };
 }
 
-const counterFamilies = [...Map.groupBy(counterInfos, ({ metric }) => metric)].map(([metric, members]) => ({
-  name: `lambdaiot_${metric}_total`,
-  help: members[0]?.help ?? "",
-  members,
-}));
+/** A function, so that nothing newer than Node 20 runs before an old Node is told that it is too old. */
+const listCounterFamilies = () =>
+  [...Map.groupBy(counterInfos, ({ metric }) => metric)].map(([metric, members]) => ({
+    name: `lambdaiot_${metric}_total`,
+    help: members[0]?.help ?? "",
+    members,
+  }));
 
 const split = (label: string, values: Readonly<Record<string, number>>): Sample[] =>
   Object.entries(values).map(([word, value]) => ({ labels: { [label]: word }, value }));
@@ -249,7 +252,7 @@ export function renderMetricsPage(): string {
   const rows = Object.entries(table as Record<string, Metric>).map(
     ([name, { type, labels = "", help }]) => `| \`${name}\` | ${type} | ${labels} | ${help} |`,
   );
-  const counterRows = counterFamilies.flatMap(({ name, help, members }) => [
+  const counterRows = listCounterFamilies().flatMap(({ name, help, members }) => [
     `| \`${name}\` |  | ${help} |`,
     ...members.flatMap(({ reason }) => (reason === undefined ? [] : `|  | \`${reason.word}\` | ${reason.help} |`)),
   ]);

@@ -78,8 +78,8 @@ const pingResponse = Buffer.of(0xd0, 0);
 const versionRefusal = Buffer.of(0x20, 2, 0, 1);
 const nothing = Buffer.alloc(0);
 
-export function createGate(options: GateOptions): Gate {
-  const { log, counters, maxConnectionsPerAddress, trustedProxies } = options;
+export function createGate(given: GateOptions): Gate {
+  const { log, counters, maxConnectionsPerAddress, trustedProxies } = given;
   /** Open connections by address; as many as there are connections. */
   const connections = new Map<string, number>();
   const traffic: Traffic = {
@@ -94,6 +94,7 @@ export function createGate(options: GateOptions): Gate {
     bytesReceived: 0,
     bytesSent: 0,
   };
+  const options = { ...given, traffic };
 
   /** Counts a connection. @returns what ends that; `undefined` where there is no room for it, and it is closed */
   function enter(stream: Duplex, peer: string): (() => void) | undefined {
@@ -106,7 +107,6 @@ export function createGate(options: GateOptions): Gate {
       return undefined;
     }
     connections.set(address, count + 1);
-    traffic.sockets++;
     return () => {
       const left = (connections.get(address) ?? 1) - 1;
       if (left > 0) connections.set(address, left);
@@ -116,7 +116,7 @@ export function createGate(options: GateOptions): Gate {
 
   function admitStream(stream: Duplex, peer: string): Duplex | undefined {
     const leave = enter(stream, peer);
-    return leave && new GatedConnection(stream, peer, options, traffic, leave);
+    return leave && new GatedConnection(stream, peer, options, leave);
   }
 
   return {
@@ -131,7 +131,7 @@ export function createGate(options: GateOptions): Gate {
       if (leave !== undefined) socket.once("close", leave);
       return leave !== undefined;
     },
-    admitSecured: (socket) => new GatedConnection(socket, socket.remoteAddress ?? "", options, traffic, () => undefined),
+    admitSecured: (socket) => new GatedConnection(socket, socket.remoteAddress ?? "", options, () => undefined),
     admitStream,
   };
 }
@@ -140,6 +140,8 @@ function tune(socket: Socket): void {
   socket.setNoDelay(true); // a PUBACK waits for nothing
   socket.setKeepAlive(true, tcpKeepAliveMs);
 }
+
+type ConnectionOptions = GateOptions & { traffic: Traffic };
 
 /** A packet that waits until others have been acknowledged. */
 interface Waiting {
@@ -161,7 +163,7 @@ interface Waiting {
 class GatedConnection extends Duplex {
   readonly remoteAddress: string;
   readonly #source: Duplex;
-  readonly #options: GateOptions;
+  readonly #options: ConnectionOptions;
   readonly #traffic: Traffic;
   readonly #onGone: () => void;
   #phase: "new" | "connecting" | "open" = "new";
@@ -192,12 +194,13 @@ class GatedConnection extends Duplex {
   #sentIdBytes = 0;
   #sentTopic = -1;
 
-  constructor(source: Duplex, remoteAddress: string, options: GateOptions, traffic: Traffic, onGone: () => void) {
+  constructor(source: Duplex, remoteAddress: string, options: ConnectionOptions, onGone: () => void) {
     super({ allowHalfOpen: false });
     this.remoteAddress = remoteAddress;
     this.#source = source;
     this.#options = options;
-    this.#traffic = traffic;
+    this.#traffic = options.traffic;
+    this.#traffic.sockets++;
     this.#onGone = onGone;
     this.#deadline = setTimeout(() => this.#refuse("connect_timeout"), options.connectTimeoutMs);
     this.on("drain", () => this.#answerPings());
@@ -248,7 +251,7 @@ class GatedConnection extends Duplex {
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
     clearTimeout(this.#deadline);
     // Aedes says so by this alone.
-    if (error?.message === "drain timeout") this.#options.counters.increment("mqtt.slow_clients");
+    if (error?.message === "drain timeout") this.#options.counters.increment("mqtt.gate.drain_timeout");
     this.#source.destroy();
     this.#onGone();
     done(error);
