@@ -16,6 +16,7 @@ import type { Ingest } from "./ingest.ts";
 import { openListeners } from "./listeners.ts";
 import type { LogIn, Refusal } from "./login.ts";
 import type { Persistence } from "./persistence.ts";
+import { isOwnTopic, startSys, type BrokerFigures } from "./sys.ts";
 import type { IsForged, TargetOf } from "./targets.ts";
 
 export interface BrokerOptions {
@@ -38,6 +39,8 @@ export interface BrokerOptions {
   maxPacketBytes: number;
   /** Subscriptions of one client. */
   maxSubscriptions: number;
+  /** Between two updates of the `$SYS` tree; 0: there is none. */
+  sysIntervalMs: number;
 }
 
 export interface Broker {
@@ -49,6 +52,7 @@ export interface Broker {
   /** Whether the connection over which a device spoke last is still open. */
   isConnected(deviceId: string): boolean;
   isListening(): boolean;
+  figures(): BrokerFigures;
   /** Takes a WebSocket connection (subprotocol `mqtt`) over from the HTTP server. */
   handleUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void;
   /** Accepts nobody any more; those who are here stay. */
@@ -105,14 +109,15 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     preConnect: guard((client, packet, done) => {
       // [MQTT-3.1.3-8]: no identifier and a session to keep do not go together. Always an Error: `false` alone would
       // leave the socket open for ever.
-      if (packet.clientId === "" && packet.clean === false)
+      if (packet.clientId === "" && packet.clean === false) {
+        counters.increment("mqtt.connections_refused.identifier_rejected");
         done(refusal("identifier rejected", returnCode.identifierRejected), false);
-      else done(null, true);
+      } else done(null, true);
     }),
     authenticate: guard((client, username, password, done) => {
       const settle = (error: AuthenticateError | undefined): void => {
         if (error === undefined) return done(null, true);
-        counters.increment("mqtt.connections_refused");
+        counters.increment(`mqtt.connections_refused.${reasonOf(error)}`);
         log.sampled("mqtt.connections_refused", "connection refused", {
           reason: error.message,
           peer: addressOf(client),
@@ -123,9 +128,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     }),
     authorizePublish: guard((client, packet, done) => authorizePublish(client, packet, done)),
     authorizeSubscribe: guard((client, subscription, done) => {
-      const isAllowed = grant(client, subscription.topic);
-      if (!isAllowed) counters.increment("mqtt.subscriptions_refused");
-      done(null, isAllowed ? subscription : null);
+      done(null, grant(client, subscription.topic) ? subscription : null);
     }),
     // The second line: what is not for this client does not reach it, whatever it has subscribed to.
     authorizeForward: (client, packet) => {
@@ -205,9 +208,15 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   function grant(client: Client, filter: string): boolean {
     let filters = granted.get(client);
     if (filters === undefined) granted.set(client, (filters = new Set()));
-    if (!acl.canSubscribe(speakerOf(client), filter)) return false;
+    if (!acl.canSubscribe(speakerOf(client), filter)) {
+      counters.increment("mqtt.subscriptions_refused");
+      return false;
+    }
     // One that it has may be subscribed to again.
-    if (filters.size >= options.maxSubscriptions && !filters.has(filter)) return false;
+    if (filters.size >= options.maxSubscriptions && !filters.has(filter)) {
+      counters.increment("mqtt.subscriptions_over_limit");
+      return false;
+    }
     filters.add(filter);
     return true;
   }
@@ -215,7 +224,10 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   function mayReceive(client: Client, packet: AedesPublishPacket): boolean {
     const payload = packet.payload as Buffer;
     if (withheld.has(payload)) return false;
-    const { identity } = speakerOf(client);
+    const speaker = speakerOf(client);
+    // What Aedes says to itself on topics of this kind is for nobody.
+    if (packet.topic.startsWith("$")) return isOwnTopic(packet.topic) && acl.canSubscribe(speaker, packet.topic);
+    const { identity } = speaker;
     if (identity.kind !== "device" || packet.topic !== topic) return true;
     // On the topic that everybody shares, a device hears what is meant for it.
     return options.targetOf(payload) === identity.id;
@@ -344,6 +356,14 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       throw error;
     },
   );
+  const sys = startSys({
+    aedes,
+    persistence,
+    traffic: options.gate.traffic,
+    counters,
+    log,
+    intervalMs: options.sysIntervalMs,
+  });
   const expiry = setInterval(
     () => persistence.expire((clientId) => findClient(aedes, clientId) !== undefined),
     expiryIntervalMs,
@@ -354,6 +374,11 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     maxPayload: options.maxPacketBytes,
     perMessageDeflate: false,
     handleProtocols: (protocols) => ["mqtt", "mqttv3.1"].find((protocol) => protocols.has(protocol)) ?? false,
+  });
+  webSockets.on("wsClientError", (_error, socket) => {
+    counters.increment("mqtt.handshakes_refused");
+    socket.once("finish", () => socket.destroy());
+    socket.end("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nSec-WebSocket-Version: 13\r\n\r\n");
   });
 
   return {
@@ -370,6 +395,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       return clientId !== undefined && findClient(aedes, clientId)?.connected === true;
     },
     isListening: listeners.isListening,
+    figures: sys.figures,
     handleUpgrade(request, socket, head) {
       if (webSockets.clients.size >= options.maxConnections) {
         counters.increment("mqtt.connections_dropped");
@@ -389,6 +415,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     stopAccepting: listeners.close,
     close: async () => {
       clearInterval(expiry);
+      sys.stop();
       listeners.close();
       await new Promise<void>((resolve) => aedes.close(resolve));
       listeners.cutOff();
@@ -423,6 +450,13 @@ const publish = (aedes: Aedes, topic: string, command: Command): Promise<void> =
       (error) => (error ? reject(error) : resolve()),
     );
   });
+
+/** As what a refusal is counted. */
+function reasonOf({ returnCode: code }: AuthenticateError) {
+  if ((code as number) === returnCode.identifierRejected) return "identifier_rejected";
+  if ((code as number) === returnCode.unavailable) return "unavailable";
+  return (code as number) === returnCode.badCredentials ? "bad_credentials" : "not_authorized";
+}
 
 const refusal = (message: string, code: number): AuthenticateError =>
   Object.assign(new Error(message), { returnCode: code });

@@ -429,6 +429,17 @@ export function createPersistence(options: PersistenceOptions) {
       return start;
     },
 
+    /** How much there is of what has a limit. Subscriptions are those of sessions. */
+    stats() {
+      let subscriptions = 0;
+      let queued = 0;
+      for (const session of sessions.values()) {
+        subscriptions += session.subscriptions.size;
+        queued += session.queue.size;
+      }
+      return { sessions: owners.size, subscriptions, queued, queuedBytes, retained: retained.size, retainedBytes };
+    },
+
     /** Whose the stored session of a client id is. */
     ownerOf: (clientId: string): string | undefined => owners.get(clientId)?.owner,
 

@@ -1,5 +1,6 @@
 import type { IClientOptions, MqttClient } from "mqtt";
 import { afterEach, expect, test } from "vitest";
+import type { CounterName } from "../../src/counters.ts";
 import { createPersistence } from "../../src/mqtt/persistence.ts";
 import { connectMqtt, logIn, until } from "../support/client.ts";
 import { makeFolder, startLocalGateway, type LocalGateway, type StartOptions } from "../support/gateway.ts";
@@ -50,7 +51,7 @@ async function connect(gateway: LocalGateway, options: IClientOptions = {}): Pro
   return client;
 }
 
-const counter = (gateway: LocalGateway, name: string): number => gateway.app.counters.get(name);
+const counter = (gateway: LocalGateway, name: CounterName): number => gateway.app.counters.get(name);
 
 test("a denied subscription is not stored, and delivers nothing later", async () => {
   const gateway = await start();
@@ -85,7 +86,7 @@ test("of one SUBSCRIBE no more is granted or stored than a client may have, and 
   expect(await ask(["a", "c", "f"])).toEqual([1, 1, 128]);
   await client.unsubscribeAsync("a");
   expect(await ask(["f"])).toEqual([1]);
-  expect(counter(gateway, "mqtt.subscriptions_refused")).toBe(3);
+  expect(counter(gateway, "mqtt.subscriptions_over_limit")).toBe(3);
   await client.endAsync();
   const publisher = await connect(gateway);
   for (const topic of ["a", "b", "c", "d", "e", "f"]) await publisher.publishAsync(topic, "1", { qos: 1 });
