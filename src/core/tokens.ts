@@ -3,7 +3,7 @@ import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from "no
 import { SignJWT, errors, jwtVerify, type JWTPayload } from "jose";
 import type { Actor, Domain } from "./ctx.ts";
 import { StartError } from "./errors.ts";
-import { findUser, type User } from "./users.ts";
+import { findBearer, type User } from "./users.ts";
 
 export const tokenLifetimeSeconds = 86_400;
 const clockToleranceSeconds = 60;
@@ -82,7 +82,7 @@ export function createTokens({
         remembered.delete(token);
         return undefined;
       }
-      const user = domain.read({ kind: "system" }, (ctx) => findUser(ctx, claims.user_id));
+      const user = domain.read({ kind: "system" }, (ctx) => findBearer(ctx, claims.user_id));
       if (user === undefined || user.tokenVersion !== claims.ver) return undefined;
       return { actor: { kind: "user", id: user.id, username: user.username, role: user.role }, claims };
     },

@@ -55,10 +55,11 @@ export interface RouteSpec<
   statusOf?: (result: v.InferInput<R>) => 200 | 503;
   /** Documented errors by status; 400 for input and 401 for access are added where they apply. */
   errors?: Record<number, string>;
+  /** @returns what is answered, or the JSON of it, written already */
   handle(
     call: Call,
     input: { params: Out<P>; query: Out<Q>; body: Out<B> },
-  ): v.InferInput<R> | Promise<v.InferInput<R>>;
+  ): v.InferInput<R> | Uint8Array | Promise<v.InferInput<R>>;
 }
 
 /** A route whose types have done their work. */
@@ -113,7 +114,8 @@ export function mountRoutes(app: Hono, dialect: Dialect, routes: readonly Route[
         if (c.req.method === "HEAD") await result.body?.cancel();
         return c.newResponse(c.req.method === "HEAD" ? null : result.body, result); // with the headers of all
       }
-      return c.body(JSON.stringify(result), spec.statusOf?.(result) ?? spec.status, {
+      const json = result instanceof Uint8Array ? (result as Uint8Array<ArrayBuffer>) : JSON.stringify(result);
+      return c.body(json, spec.statusOf?.(result) ?? spec.status, {
         "Content-Type": "application/json",
       });
     });

@@ -1,7 +1,7 @@
 import type { Database } from "better-sqlite3";
+import { watchChanges } from "./watch.ts";
 
-// Where readings come from: each names a sensor, and what is to be known of it, its device, is kept in memory. The store
-// itself says when that has changed, by triggers on this connection; what others change shows in the data version.
+// Where readings come from: each names a sensor, and what is to be known of it and its device is kept in memory.
 
 /** What the hot path needs of a device. */
 export interface SourceDevice {
@@ -39,30 +39,25 @@ export function createSources(sqlite: Database): Sources {
        d.last_seen_at AS lastSeenAt, d.token_hash AS tokenHash
      FROM sensors s JOIN devices d ON d.pk = s.device_pk WHERE s.id = +?`,
   );
-  const dataVersion = sqlite.prepare<[], number>("PRAGMA data_version").pluck();
   const kept = new Map<string, Source>();
   const devices = new Map<number, SourceDevice>();
-  let seenVersion = dataVersion.get();
 
   function forget(): void {
     kept.clear();
     devices.clear();
   }
 
-  if (!sqlite.readonly) {
-    sqlite.function("forget_sources", { directOnly: false }, () => {
-      forget();
-      return null;
-    });
-    // The time of the last sign of life changes each second, and is kept up by whoever changes it (see core/devices).
-    for (const [name, change] of [
-      ["devices_changed", "UPDATE OF id, external_id, status_id, token_hash ON main.devices"],
-      ["devices_gone", "DELETE ON main.devices"],
-      ["sensors_changed", "UPDATE OF id, device_pk ON main.sensors"],
-      ["sensors_gone", "DELETE ON main.sensors"],
-    ] as const)
-      sqlite.exec(`CREATE TEMP TRIGGER ${name} AFTER ${change} BEGIN SELECT forget_sources(); END`);
-  }
+  // The time of the last sign of life changes each second, and is kept up by whoever changes it (see core/devices).
+  const { refresh } = watchChanges(
+    sqlite,
+    [
+      "UPDATE OF id, external_id, status_id, token_hash ON main.devices",
+      "DELETE ON main.devices",
+      "UPDATE OF id, device_pk ON main.sensors",
+      "DELETE ON main.sensors",
+    ],
+    forget,
+  );
 
   return {
     find(sensorId) {
@@ -80,11 +75,6 @@ export function createSources(sqlite: Database): Sources {
       return source;
     },
     forget,
-    refresh() {
-      const version = dataVersion.get();
-      if (version === seenVersion) return;
-      seenVersion = version;
-      forget();
-    },
+    refresh,
   };
 }

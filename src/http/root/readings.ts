@@ -1,6 +1,7 @@
 import * as v from "valibot";
 import { createReading, deleteReading, getReading, listReadings, updateReading } from "../../core/readings.ts";
 import { route } from "../route.ts";
+import { writeReadings } from "./readings-json.ts";
 import {
   messageSchema,
   readingInput,
@@ -42,7 +43,7 @@ export const readingRoutes = () => [
     status: 200,
     response: v.array(readingSchema),
     handle: ({ read }, { query: { sensor_id, limit, page, from, to } }) =>
-      read((ctx) => listReadings(ctx, { sensorId: sensor_id, from, to, limit, offset: page * limit })).map(toReading),
+      writeReadings(read((ctx) => listReadings(ctx, { sensorId: sensor_id, from, to, limit, offset: page * limit }))),
   }),
   route({
     method: "get",
