@@ -1,7 +1,8 @@
 import type { IncomingMessage } from "node:http";
 import type { Duplex } from "node:stream";
-import { Aedes, type AuthenticateError } from "aedes";
+import { Aedes, type AuthenticateError, type PublishPacket } from "aedes";
 import type { Command, PublishCommand } from "../core/commands.ts";
+import type { Bus } from "../core/events.ts";
 import { ownerOf } from "../core/identities.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
@@ -22,6 +23,7 @@ import { createWebSockets } from "./web-sockets.ts";
 // The broker: Aedes, with what it asks for (who comes in, what goes on to whom) from the rooms beside this one.
 
 export interface BrokerOptions {
+  bus: Bus;
   ingest: Ingest;
   logIn: LogIn;
   acl: Acl;
@@ -73,11 +75,7 @@ const connectQueueLimit = 1_000;
 export async function startBroker(options: BrokerOptions): Promise<Broker> {
   const { persistence, log, counters, topic } = options;
   const grants = createGrants(options);
-  const connections = createConnections({
-    ...options,
-    reject,
-    holderOf: (clientId) => findClient(aedes, clientId),
-  });
+  const connections = createConnections({ ...options, reject });
   const { speakerOf } = connections;
   const forwarding = createForwarding({ ...options, speakerOf, reject });
   persistence.filterSubscriptions(grants.has);
@@ -111,11 +109,26 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     log.error("a broker hook failed", { error });
   }
 
+  /** What a crash has left to be said. The will of a client that is back by now is void: it has something newer to say. */
+  async function publishOrphans(): Promise<void> {
+    for (let will = persistence.orphanWill(); will !== undefined; will = persistence.orphanWill()) {
+      try {
+        // Not with the number that it was stored under: by that, queued messages of the same start are known.
+        const { topic: on, payload, qos, retain } = will;
+        await publish(aedes, { cmd: "publish", topic: on, payload, qos, retain, dup: false });
+      } catch (error) {
+        failHook(error);
+      }
+      await persistence.delWill({ id: will.clientId, will });
+    }
+  }
+
   const aedes = await Aedes.createBroker({
     persistence,
     concurrency: deliveryConcurrency,
     drainTimeout: drainTimeoutMs,
     queueLimit: connectQueueLimit,
+    maxInflightInbound: 0, // the persistence has a limit that outlives the connection
     preConnect: guard((client, packet, done) => {
       const objection = connections.objectTo(packet);
       // Always an Error: `false` alone would leave the socket open for ever.
@@ -129,10 +142,17 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     }),
     authorizePublish: guard((client, packet, done) => forwarding.authorizePublish(client, packet, done)),
     authorizeSubscribe: guard((client, subscription, done) => {
-      const isAllowed = grants.grant(client, speakerOf(client), subscription.topic);
+      const isAllowed = grants.grant(client, speakerOf(client), subscription);
       if (!isAllowed) counters.increment("mqtt.subscriptions_refused");
-      done(null, isAllowed ? subscription : null);
+      // Aedes answers with what was asked for, and delivers by what it gets here: message by message, below, it is told
+      // the QoS. By itself it takes that of whichever subscription comes first, and heeds none with a wildcard.
+      done(null, isAllowed ? { ...subscription, qos: 2 } : null);
     }),
+    // Done with before its PUBREC.
+    published: (packet, client, done) => {
+      if (client !== null && packet.qos === 2) persistence.handOn(client, packet);
+      done(null);
+    },
     // The second line: what is not for this client does not reach it, whatever it has subscribed to.
     authorizeForward: (client, packet) => {
       try {
@@ -141,7 +161,11 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
           return null;
         }
         // Nothing goes out before CONNACK; what waits in the queue follows it.
-        return internalsOf(client).connackSent ? packet : null;
+        if (!internalsOf(client).connackSent) return null;
+        // What comes out of the queue has its identifier, and the QoS of the subscription that it was queued for.
+        if (packet.qos > 0 && (packet as { messageId?: number }).messageId === undefined)
+          packet.qos = Math.min(packet.qos, grants.qosFor(client, packet.topic) ?? 0) as 0 | 1 | 2;
+        return packet;
       } catch (error) {
         failHook(error);
         return null;
@@ -172,10 +196,13 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
 
   const listeners = await openListeners({ ...options, handle: (connection) => void aedes.handle(connection) }).catch(
     (error: unknown) => {
+      connections.close();
       aedes.close();
       throw error;
     },
   );
+  await publishOrphans();
+
   const expiry = setInterval(
     () => persistence.expire((clientId) => findClient(aedes, clientId) !== undefined),
     expiryIntervalMs,
@@ -190,9 +217,10 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     port: listeners.port,
     securePort: listeners.securePort,
     async publish(command) {
-      await publish(aedes, topic, command);
+      const packet = toPacket(topic, command);
       // What sleeping devices will find in their queues is durable when the caller hears of it.
-      if (qosOf(command) > 0) await persistence.settled();
+      await persistence.accept(packet);
+      await publish(aedes, packet);
       return topic;
     },
     isConnected(deviceId) {
@@ -204,6 +232,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     stopAccepting: listeners.close,
     close: async () => {
       clearInterval(expiry);
+      connections.close();
       listeners.close();
       await new Promise<void>((resolve) => aedes.close(resolve));
       listeners.cutOff();
@@ -216,17 +245,16 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
 const qosOf = (command: Command): 0 | 1 =>
   command.type === "sensor_trigger" || command.type === "actor_command" ? 1 : 0;
 
-const publish = (aedes: Aedes, topic: string, command: Command): Promise<void> =>
+const toPacket = (topic: string, command: Command): PublishPacket => ({
+  cmd: "publish",
+  topic,
+  payload: Buffer.from(JSON.stringify(command)),
+  qos: qosOf(command),
+  retain: false,
+  dup: false,
+});
+
+const publish = (aedes: Aedes, packet: PublishPacket): Promise<void> =>
   new Promise((resolve, reject) => {
-    aedes.publish(
-      {
-        cmd: "publish",
-        topic,
-        payload: Buffer.from(JSON.stringify(command)),
-        qos: qosOf(command),
-        retain: false,
-        dup: false,
-      },
-      (error) => (error ? reject(error) : resolve()),
-    );
+    aedes.publish(packet, (error) => (error ? reject(error) : resolve()));
   });

@@ -1,8 +1,10 @@
 import type { IncomingMessage } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { AuthenticateError, Client } from "aedes";
-import { anyone, ownerOf } from "../core/identities.ts";
+import type { Bus, Revoked } from "../core/events.ts";
+import { anyone, isRevoked, ownerOf, type Identity } from "../core/identities.ts";
 import { readForwarded, resolvePeer, type Peer } from "../core/peers.ts";
+import { deviceOwner } from "../core/sessions.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
 import type { Acl, Speaker } from "./acl.ts";
@@ -14,14 +16,13 @@ import type { IsForged } from "./targets.ts";
 // Who comes in: whose connection it is, whether its client id is free for it, what it may leave as its will.
 
 export interface ConnectionOptions {
+  bus: Bus;
   logIn: LogIn;
   acl: Acl;
   persistence: Persistence;
   isForged: IsForged;
   /** Counts what a client may not say. */
   reject: (speaker: Speaker, topic: string) => void;
-  /** The connection that holds a client id. */
-  holderOf: (clientId: string) => Client | undefined;
   log: Log;
   counters: Counters;
   topic: string;
@@ -42,6 +43,8 @@ export interface Connections {
   ): Promise<AuthenticateError | undefined>;
   /** Who a client is; nobody, where that is not known. */
   speakerOf(client: Client | null): Speaker;
+  /** Hears no more of what is revoked. */
+  close(): void;
 }
 
 /** A login that takes longer is refused. */
@@ -61,6 +64,32 @@ const nobody: Speaker = { identity: anyone, clientId: "", username: "" };
 export function createConnections(options: ConnectionOptions): Connections {
   const { acl, persistence, log, counters, topic } = options;
   const known = new WeakMap<Client, Speaker>();
+  /** Connections that have been let in and are not closed, by client id: more than one while one takes it over. */
+  const here = new Map<string, Set<Client>>();
+  /** What has been revoked while each login was under way. */
+  const logins = new Set<Revoked[]>();
+
+  const stop = options.bus.on("credentials.revoked", (revoked) => {
+    for (const during of logins) during.push(revoked);
+    // First, or a client that leaves would leave its session.
+    if (revoked.kind === "device" && revoked.isGone) persistence.endSessionsOf(deviceOwner(revoked.id));
+    for (const client of [...here.values()].flatMap((clients) => [...clients])) {
+      if (!isRevoked(speakerOf(client).identity, revoked)) continue;
+      counters.increment("mqtt.connections_revoked");
+      log.info("connection closed: its credentials were revoked", { client: client.id });
+      client.close();
+    }
+  });
+
+  function enter(client: Client, speaker: Speaker): void {
+    known.set(client, speaker);
+    const clients = here.get(client.id) ?? new Set();
+    here.set(client.id, clients.add(client));
+    client.conn.once("close", () => {
+      clients.delete(client);
+      if (clients.size === 0 && here.get(client.id) === clients) here.delete(client.id);
+    });
+  }
   const speakerOf = (client: Client | null): Speaker => (client === null ? undefined : known.get(client)) ?? nobody;
 
   async function identify(
@@ -68,6 +97,8 @@ export function createConnections(options: ConnectionOptions): Connections {
     username: string | undefined,
     password: string | undefined,
   ): Promise<AuthenticateError | undefined> {
+    const revoked: Revoked[] = [];
+    logins.add(revoked);
     const late = new AbortController();
     const timeout = sleep(loginTimeoutMs, "too late" as const, { signal: late.signal }).catch(
       () => "too late" as const,
@@ -76,34 +107,33 @@ export function createConnections(options: ConnectionOptions): Connections {
       const identity = await Promise.race([options.logIn(peerOf(client), username, password), timeout]);
       if (identity === "too late") return refusal("the login took too long", returnCode.unavailable);
       if (typeof identity === "string") return refusal(identity, refusalCodes[identity]);
+      if (revoked.some((one) => isRevoked(identity, one)))
+        return refusal("bad username or password", returnCode.badCredentials);
+      if (client.conn.destroyed) return refusal("the connection is gone", returnCode.unavailable);
+      if (!isFree(client.id, identity))
+        return refusal("the client id belongs to somebody else", returnCode.identifierRejected);
       const speaker = { identity, clientId: client.id, username: username ?? "" };
-      const objection = admit(client, speaker);
-      if (objection !== undefined) return refusal(objection, returnCode.identifierRejected);
-      known.set(client, speaker);
+      enter(client, speaker);
       inspectWill(client, speaker);
+      if (!client.clean && !(await persistence.keepSession(client.id, ownerOf(identity))))
+        return refusal("no room for another session", returnCode.identifierRejected);
+      internalsOf(client)._nextId = persistence.firstFreeMessageId(client.id);
       return undefined;
     } catch (error) {
       log.error("a login failed", { error });
       return refusal("the login failed", returnCode.unavailable);
     } finally {
       late.abort();
+      logins.delete(revoked);
     }
   }
 
-  /** Whether a client id is free for this identity, and a session to be had. @returns what speaks against it */
-  function admit(client: Client, { identity }: Speaker): string | undefined {
-    const owner = ownerOf(identity);
-    const holder = options.holderOf(client.id);
-    const holderOwner = holder === undefined ? undefined : ownerOf(speakerOf(holder).identity);
-    const sessionOwner = persistence.ownerOf(client.id);
-    // What nobody in particular holds gives way to who is somebody, or anyone could keep a device out by its client id.
-    const isFree = (held: string | undefined): boolean =>
-      held === undefined || held === owner || held === ownerOf(anyone);
-    if (!isFree(holderOwner) || !isFree(sessionOwner)) return "the client id belongs to somebody else";
-    if (sessionOwner !== undefined && sessionOwner !== owner) persistence.endSession(client.id);
-    if (!client.clean && !persistence.keepSession(client.id, owner)) return "no room for another session";
-    internalsOf(client)._nextId = persistence.firstFreeMessageId(client.id);
-    return undefined;
+  /** What nobody in particular holds gives way to who is somebody, or anyone could keep a device out by its client id. */
+  function isFree(clientId: string, identity: Identity): boolean {
+    const holders = [...(here.get(clientId) ?? [])].map((client) => ownerOf(speakerOf(client).identity));
+    return [...holders, persistence.ownerOf(clientId)].every(
+      (owner) => owner === undefined || owner === ownerOf(identity) || owner === ownerOf(anyone),
+    );
   }
 
   /** A will that its client might not publish is none: after a crash nobody knows any more whose it was. */
@@ -141,6 +171,7 @@ export function createConnections(options: ConnectionOptions): Connections {
     },
 
     speakerOf,
+    close: stop,
   };
 }
 

@@ -23,6 +23,9 @@ export interface PersistenceOptions {
   /** Bytes that may wait for all sessions together. */
   maxQueuedBytes: number;
   maxSessions: number;
+  /** QoS 2 messages of one client that may wait for their PUBREL, and of all clients; one more ends its connection. */
+  maxUnreleased: number;
+  maxUnreleasedTotal: number;
   maxRetained: number;
   maxRetainedBytes: number;
   /** A session whose client stays away longer is over. */
@@ -49,21 +52,22 @@ export function createPersistence(options: PersistenceOptions) {
     ...options,
     writes,
     now,
-    onForget(clientId, what) {
+    onForget(clientId) {
       queues.forget(clientId);
-      if (what === "all") incoming.forget(clientId);
+      incoming.forget(clientId);
     },
   });
   const queues = createQueues({
     ...options,
     writes,
     match: sessions.match,
-    isFor: (clientId, topic, payload) => isFor(sessions.api.ownerOf(clientId), topic, payload),
+    isFor: (clientId, topic, payload) => isFor(sessions.ownerOf(clientId), topic, payload),
     hasRetainedRoom: retained.hasRoom,
   });
   const incoming = createIncoming({
+    ...options,
     writes,
-    isKept: (clientId) => sessions.api.ownerOf(clientId) !== undefined,
+    isKept: (clientId) => sessions.ownerOf(clientId) !== undefined,
     commitOwed: (packet, note) => queues.acceptOnce(packet, note),
   });
   const wills = createWills({ writes, brokerId: () => broker.id });
@@ -85,7 +89,7 @@ export function createPersistence(options: PersistenceOptions) {
       broker = to;
       const state = domain.read(system, loadBrokerState);
       sessions.load(state.sessions, state.subscriptions);
-      queues.load(state.queued);
+      queues.load(state.queued, (clientId) => sessions.ownerOf(clientId) !== undefined);
       incoming.load(state.incoming);
       retained.load(state.retained);
       wills.load(state.wills);

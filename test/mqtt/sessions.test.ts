@@ -272,6 +272,8 @@ function openPersistence(more: { sessionExpiryMs?: number } = {}) {
       maxQueued: 100,
       maxQueuedBytes: 1_000_000,
       maxSessions: 100,
+      maxUnreleased: 100,
+      maxUnreleasedTotal: 1_000,
       maxRetained: 100,
       maxRetainedBytes: 1_000_000,
       sessionExpiryMs: 8_000,
@@ -288,7 +290,7 @@ test("a session whose client stays away is over after its time, and not that of 
   const persistence = open();
   await persistence.setup({ id: "b" });
   for (const id of ["here", "away"]) {
-    persistence.keepSession(id, "anyone");
+    await persistence.keepSession(id, "anyone");
     await persistence.addSubscriptions({ id }, [{ topic: "a", qos: 1 } as never]);
   }
   t.clock.at += 8_000;
@@ -340,7 +342,7 @@ test("a new message does not get an identifier under which another one is still 
   const persistence = open();
   await persistence.setup({ id: "b" });
   const client = { id: "c" };
-  persistence.keepSession("c", "anyone");
+  await persistence.keepSession("c", "anyone");
   const packet = (brokerCounter: number) =>
     ({ cmd: "publish", brokerId: "b", brokerCounter, topic: "a", payload: Buffer.from("x"), qos: 2 }) as const;
   const numbered = async (brokerCounter: number, messageId: number): Promise<number> => {

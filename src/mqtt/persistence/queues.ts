@@ -66,10 +66,23 @@ interface Place {
   clientId: string;
   queue: Queue;
   bytes: number;
+  /** At most what the client was granted. */
+  qos: 0 | 1 | 2;
   row: number;
 }
 
 const highestMessageId = 65_535;
+/** Messages that one transaction takes away: the event loop stands still for it. */
+const maxDequeued = 1_000;
+
+const lowerQos = (qos: number, granted: number): 0 | 1 | 2 => toQos(Math.min(qos, granted));
+
+/** By client id, of the subscriptions that a topic matches the one with the highest QoS [MQTT-3.3.5-1]. */
+function highestQos(matches: readonly { clientId: string; qos?: number }[]): Map<string, number> {
+  const highest = new Map<string, number>();
+  for (const { clientId, qos = 2 } of matches) highest.set(clientId, Math.max(qos, highest.get(clientId) ?? 0));
+  return highest;
+}
 
 export function createQueues(options: QueueOptions) {
   const { log, counters, writes, match, isFor } = options;
@@ -130,8 +143,13 @@ export function createQueues(options: QueueOptions) {
     if (open(clientId).messages.has(keyOf(packet))) return;
     if (!isFor(clientId, packet.topic, toBuffer(given.payload ?? ""))) return;
     if (!hasRoom(clientId, sizeOf(packet))) return;
+    const queue = open(clientId);
     const written = writes
       .commit((ctx) => enqueueMessage(ctx, clientId, { ...packet, payload: toBuffer(packet.payload) }))
+      .then((row) => {
+        if (queues.get(clientId) !== queue) writes.behind((ctx) => dequeueMessage(ctx, row)); // the session has ended
+        return row;
+      })
       .catch((error: unknown) => {
         writes.fail("a queued message could not be written; it is kept in memory", error);
         return undefined;
@@ -140,17 +158,16 @@ export function createQueues(options: QueueOptions) {
   }
 
   /** Takes places in the queues of the sessions that a message is for, those with room. */
-  function reserve(topic: string, payload: Buffer): Place[] {
-    const found = new Set(match(topic).map(({ clientId }) => clientId));
+  function reserve({ topic, qos }: PublishPacket, payload: Buffer): Place[] {
     const places: Place[] = [];
     const bytes = sizeOf({ topic, payload });
-    for (const clientId of found) {
+    for (const [clientId, granted] of highestQos(match(topic))) {
       if (!isFor(clientId, topic, payload) || !hasRoom(clientId, bytes)) continue;
       const queue = open(clientId);
       queue.reserved.messages += 1;
       queue.reserved.bytes += bytes;
       queuedBytes += bytes;
-      places.push({ clientId, queue, bytes, row: 0 });
+      places.push({ clientId, queue, bytes, qos: lowerQos(qos, granted), row: 0 });
     }
     return places;
   }
@@ -167,13 +184,13 @@ export function createQueues(options: QueueOptions) {
   /** Commits with what a message must be durable before its sender hears of it. */
   async function commitAccepted(packet: PublishPacket, also?: (ctx: Ctx) => void): Promise<void> {
     const payload = packet.payload as Buffer;
-    const places = reserve(packet.topic, payload);
+    const places = reserve(packet, payload);
     const message: NewMessage = { topic: packet.topic, payload, qos: packet.qos, retain: false };
     const isRetained = packet.retain && options.hasRetainedRoom(message);
     try {
       await writes.commit((ctx) => {
         also?.(ctx);
-        for (const place of places) place.row = enqueueMessage(ctx, place.clientId, message);
+        for (const place of places) place.row = enqueueMessage(ctx, place.clientId, { ...message, qos: place.qos });
         if (isRetained) putRetained(ctx, message);
       });
       accepted.set(payload, places);
@@ -191,10 +208,20 @@ export function createQueues(options: QueueOptions) {
   };
 
   return {
-    load(stored: readonly StoredMessage[]): void {
+    /** What belongs to no session is taken away, and what there is no room for any more. */
+    load(stored: readonly StoredMessage[], hasSession: (clientId: string) => boolean): void {
+      const dropped: number[] = [];
       for (const { pk, clientId, cmd, messageId, ...rest } of stored) {
+        if (!hasSession(clientId) || !hasRoom(clientId, sizeOf(rest))) {
+          dropped.push(pk);
+          continue;
+        }
         const packet = { ...rest, qos: toQos(rest.qos), cmd, brokerId: storedBroker, brokerCounter: pk, dup: false };
         add(clientId, { ...packet, messageId: messageId ?? undefined }, pk);
+      }
+      for (let i = 0; i < dropped.length; i += maxDequeued) {
+        const rows = dropped.slice(i, i + maxDequeued);
+        writes.behind((ctx) => rows.forEach((pk) => dequeueMessage(ctx, pk)));
       }
     },
 
@@ -259,16 +286,18 @@ export function createQueues(options: QueueOptions) {
         enqueue(clientId, packet);
       },
 
-      outgoingEnqueueCombi(subscriptions: { clientId: string }[], given: GivenPacket) {
+      outgoingEnqueueCombi(subscriptions: { clientId: string; qos?: number }[], given: GivenPacket) {
         const places = accepted.get(given.payload as Buffer);
         if (subscriptions.length === 0 && (places === undefined || places.length === 0)) return atOnce(undefined);
         // A copy, for all of them together.
         const packet = { ...given, payload: copyPayload(given.payload) };
-        if (places === undefined) for (const { clientId } of subscriptions) enqueue(clientId, packet);
-        else {
+        if (places === undefined) {
+          for (const [clientId, granted] of highestQos(subscriptions))
+            enqueue(clientId, { ...packet, qos: lowerQos(packet.qos ?? 0, granted) });
+        } else {
           // What has no place had no room, or came to be subscribed since.
           for (const place of places) {
-            if (giveUp(place)) add(place.clientId, copyPacket(packet), place.row);
+            if (giveUp(place)) add(place.clientId, copyPacket({ ...packet, qos: place.qos }), place.row);
             else writes.behind((ctx) => dequeueMessage(ctx, place.row));
           }
           accepted.set(given.payload as Buffer, []);

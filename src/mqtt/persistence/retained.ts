@@ -14,7 +14,7 @@ import {
   type GivenPacket,
   type StoredPacket,
 } from "./packets.ts";
-import { topicWildcards } from "./topics.ts";
+import { topicWildcards } from "../topics.ts";
 import type { Writes } from "./writes.ts";
 
 // Retained messages: the last one of each topic, for whoever subscribes later.
@@ -38,7 +38,7 @@ export function createRetained({ log, counters, writes, maxRetained, maxRetained
   /** A message that takes one away has room always. Counts those that have none. */
   function hasRoom({ topic, payload }: { topic: string; payload: Buffer }): boolean {
     const before = messages.get(topic);
-    const wanted = bytes - (before === undefined ? 0 : sizeOf(before)) + topic.length + payload.length;
+    const wanted = bytes - (before === undefined ? 0 : sizeOf(before)) + sizeOf({ topic, payload });
     if (payload.length === 0 || ((before !== undefined || messages.size < maxRetained) && wanted <= maxRetainedBytes))
       return true;
     counters.increment("mqtt.retained_refused");
@@ -68,8 +68,13 @@ export function createRetained({ log, counters, writes, maxRetained, maxRetained
   return {
     hasRoom,
 
+    /** What there is no room for any more is taken away. */
     load(stored: readonly StoredRetained[]): void {
       for (const { topic, payload, qos } of stored) {
+        if (!hasRoom({ topic, payload })) {
+          writes.behind((ctx) => putRetained(ctx, { topic, payload: Buffer.alloc(0), qos }));
+          continue;
+        }
         const source = { brokerId: storedBroker, brokerCounter: 0 };
         keep(copyPacket({ ...source, topic, payload, qos: toQos(qos), retain: true }));
       }
