@@ -230,7 +230,7 @@ export function createSessions({ counters, writes, now, maxSessions, sessionExpi
         return [...(subscribed.get(client.id)?.granted ?? [])].map(([topic, record]) => ({ topic, ...record }));
       },
 
-      subscriptionsByTopic: (topic: string) => atOnce(match(topic) as Subscription[]),
+      subscriptionsByTopic: (topic: string) => atOnce(match(topic)),
 
       async countOffline() {
         let clientsCount = 0;
