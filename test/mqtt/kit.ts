@@ -1,6 +1,6 @@
 import type { IClientOptions, MqttClient } from "mqtt";
 import { createPersistence, type Persistence, type PersistenceOptions } from "../../src/mqtt/persistence.ts";
-import { connectMqtt } from "../support/client.ts";
+import { connectListener, connectMqtt, type Listener } from "../support/client.ts";
 import { makeFolder, startLocalGateway, type LocalGateway, type StartOptions } from "../support/gateway.ts";
 import { openTestStore, type TestStore } from "../support/store.ts";
 
@@ -31,19 +31,11 @@ export function newFolder(): string {
   return folder;
 }
 
-export interface Listener {
-  client: MqttClient;
-  heard: string[];
-}
-
 /** Connects with a session to keep, and hears from the first moment on. */
 export async function listen(gateway: LocalGateway, options: IClientOptions = {}): Promise<Listener> {
-  const heard: string[] = [];
-  const client = await connectMqtt(gateway.mqttUrl, { clientId: "keeper", clean: false, ...options });
-  client.on("error", () => undefined);
-  client.on("message", (topic, payload) => void heard.push(`${topic} ${payload.toString()}`));
-  cleanUps.push(() => client.end(true));
-  return { client, heard };
+  const listener = await connectListener(gateway.mqttUrl, { clientId: "keeper", clean: false, ...options });
+  cleanUps.push(() => listener.client.end(true));
+  return listener;
 }
 
 export async function connect(gateway: LocalGateway, options: IClientOptions = {}): Promise<MqttClient> {

@@ -1,4 +1,3 @@
-import type { MqttClient } from "mqtt";
 import { afterEach, describe, expect, test } from "vitest";
 import { until } from "../support/client.ts";
 import { cleanUp, connect, listen, start } from "./kit.ts";
@@ -53,18 +52,10 @@ const cases: { granted: [string, Qos][]; sent: Qos; arrives: Qos }[] = [
   },
 ];
 
-/** QoS and text of all messages. */
-function record(client: MqttClient): string[] {
-  const seen: string[] = [];
-  client.on("message", (_, payload, { qos }) => void seen.push(`${qos} ${payload.toString()}`));
-  return seen;
-}
-
 describe.each(cases)("with $granted, what is sent with QoS $sent", ({ granted, sent, arrives }) => {
   test.each([true, false])(`arrives with QoS ${arrives}, once (clean: %s)`, async (clean) => {
     const gateway = await start();
-    const { client } = await listen(gateway, { clean });
-    const seen = record(client);
+    const { client, graded: seen } = await listen(gateway, { clean });
     for (const [filter, qos] of granted) await client.subscribeAsync(filter, { qos });
     const publisher = await connect(gateway);
     await publisher.publishAsync("w/a", "1", { qos: sent });
@@ -75,8 +66,7 @@ describe.each(cases)("with $granted, what is sent with QoS $sent", ({ granted, s
     await client.endAsync();
     // Nothing of it is left in the queue; what is sent now waits there with the same QoS.
     await publisher.publishAsync("w/a", "queued", { qos: sent });
-    const again = await listen(gateway);
-    const later = record(again.client);
+    const { graded: later } = await listen(gateway);
     await publisher.publishAsync("w/a", "last", { qos: sent });
     await until(() => later.some((text) => text.endsWith("last")));
     expect(later).toEqual(arrives === 0 ? ["0 last"] : [`${arrives} queued`, `${arrives} last`]);
@@ -87,8 +77,7 @@ test("a retained message arrives with no more than the QoS of the filter that it
   const gateway = await start();
   const publisher = await connect(gateway);
   await publisher.publishAsync("r/a", "kept", { qos: 2, retain: true });
-  const { client } = await listen(gateway);
-  const seen = record(client);
+  const { client, graded: seen } = await listen(gateway);
   await client.subscribeAsync("r/#", { qos: 0 });
   await until(() => seen.length > 0);
   expect(seen).toEqual(["0 kept"]);

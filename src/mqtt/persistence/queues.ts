@@ -181,23 +181,32 @@ export function createQueues(options: QueueOptions) {
     return true;
   }
 
-  /** Commits with what a message must be durable before its sender hears of it. */
-  async function commitAccepted(packet: PublishPacket, also?: (ctx: Ctx) => void): Promise<void> {
+  /**
+   * Commits what a message owes to others, and `note` with it, before its sender hears of it. `undefined`: it owes
+   * nothing, for nobody has room for it or may have it, and nothing is to be noted.
+   */
+  function commitOwed(packet: PublishPacket, note?: (ctx: Ctx) => void): Promise<void> | undefined {
     const payload = packet.payload as Buffer;
     const places = reserve(packet, payload);
     const message: NewMessage = { topic: packet.topic, payload, qos: packet.qos, retain: false };
     const isRetained = packet.retain && options.hasRetainedRoom(message);
-    try {
-      await writes.commit((ctx) => {
-        also?.(ctx);
+    if (places.length === 0 && !isRetained && note === undefined) {
+      accepted.set(payload, places);
+      return undefined;
+    }
+    return writes
+      .commit((ctx) => {
+        note?.(ctx);
         for (const place of places) place.row = enqueueMessage(ctx, place.clientId, { ...message, qos: place.qos });
         if (isRetained) putRetained(ctx, message);
-      });
-      accepted.set(payload, places);
-    } catch (error) {
-      for (const place of places) giveUp(place);
-      throw error;
-    }
+      })
+      .then(
+        () => void accepted.set(payload, places),
+        (error: unknown) => {
+          for (const place of places) giveUp(place);
+          throw error;
+        },
+      );
   }
 
   const owes = ({ topic, retain }: PublishPacket): boolean => retain || match(topic).length > 0;
@@ -239,7 +248,7 @@ export function createQueues(options: QueueOptions) {
     acceptOnce(packet: PublishPacket, note: ((ctx: Ctx) => void) | undefined): Promise<void> | undefined {
       const isRefused = accepted.has(packet.payload as Buffer);
       if (note === undefined && (isRefused || !owes(packet))) return undefined;
-      return isRefused ? writes.commit((ctx) => note?.(ctx)) : commitAccepted(packet, note);
+      return isRefused ? writes.commit((ctx) => note?.(ctx)) : commitOwed(packet, note);
     },
 
     api: {
@@ -248,7 +257,7 @@ export function createQueues(options: QueueOptions) {
        * message. `undefined`: it owes nothing.
        */
       accept: (packet: PublishPacket): Promise<void> | undefined =>
-        packet.qos === 1 && owes(packet) ? commitAccepted(packet) : undefined,
+        packet.qos === 1 && owes(packet) ? commitOwed(packet) : undefined,
 
       /** An accepted message will not be acknowledged after all: its sender keeps it and sends it again. */
       takeBack(packet: PublishPacket): void {
