@@ -43,6 +43,8 @@ export interface BrokerOptions {
   maxPacketBytes: number;
   /** Subscriptions of one client. */
   maxSubscriptions: number;
+  /** A login that takes longer is refused; 10 s. */
+  loginTimeoutMs?: number;
 }
 
 export interface Broker {

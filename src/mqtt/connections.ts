@@ -27,6 +27,8 @@ export interface ConnectionOptions {
   counters: Counters;
   topic: string;
   trustedProxies: readonly string[];
+  /** A login that takes longer is refused; 10 s. */
+  loginTimeoutMs?: number;
 }
 
 export interface Connections {
@@ -47,9 +49,6 @@ export interface Connections {
   close(): void;
 }
 
-/** A login that takes longer is refused. */
-const loginTimeoutMs = 10_000;
-
 /** CONNACK return codes of MQTT 3.1.1, table 3.1. */
 const returnCode = { identifierRejected: 2, unavailable: 3, badCredentials: 4, notAuthorized: 5 } as const;
 
@@ -62,7 +61,7 @@ const refusalCodes: Record<Refusal, number> = {
 const nobody: Speaker = { identity: anyone, clientId: "", username: "" };
 
 export function createConnections(options: ConnectionOptions): Connections {
-  const { acl, persistence, log, counters, topic } = options;
+  const { acl, persistence, log, counters, topic, loginTimeoutMs = 10_000 } = options;
   const known = new WeakMap<Client, Speaker>();
   /** Connections that have been let in and are not closed, by client id: more than one while one takes it over. */
   const here = new Map<string, Set<Client>>();

@@ -328,6 +328,8 @@ export function createQueues(options: QueueOptions) {
           while (isTaken(queue, known, packet.messageId as number)) {
             packet.messageId = ((packet.messageId as number) % highestMessageId) + 1;
           }
+          // It had one: it has been on its way before [MQTT-3.3.1-1].
+          if (known.packet.messageId !== undefined && packet.cmd !== "pubrel") packet.dup = true;
           known.packet.messageId = packet.messageId;
           queue.byMessageId.set(packet.messageId as number, known);
           if (known.packet.qos === 2)
