@@ -167,6 +167,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         // What comes out of the queue has its identifier, and the QoS of the subscription that it was queued for.
         if (packet.qos > 0 && (packet as { messageId?: number }).messageId === undefined)
           packet.qos = Math.min(packet.qos, grants.qosFor(client, packet.topic) ?? 0) as 0 | 1 | 2;
+        else if (packet.qos > 0) packet.dup = persistence.isRepetition(client, packet);
         return packet;
       } catch (error) {
         failHook(error);

@@ -51,6 +51,8 @@ interface Queued {
   packet: StoredPacket;
   /** Its row, or the promise of one; `undefined`: the row's loss was told already. */
   row: number | Promise<number | undefined>;
+  /** It goes out again: it had its identifier before. */
+  isRepeated?: boolean;
 }
 
 interface Queue {
@@ -279,6 +281,10 @@ export function createQueues(options: QueueOptions) {
         if (queue !== undefined && queued !== undefined) discard(queue, queued);
       },
 
+      /** Whether a message goes to its client again [MQTT-3.3.1-1]. */
+      isRepetition: (client: ClientId, packet: GivenPacket): boolean =>
+        queues.get(client.id)?.messages.get(keyOf(packet))?.isRepeated === true,
+
       /** An identifier from which on as many as possible are free: none may stand for two messages. */
       firstFreeMessageId(clientId: string): number {
         const used = [...(queues.get(clientId)?.byMessageId.keys() ?? [])].toSorted((a, b) => a - b);
@@ -328,8 +334,7 @@ export function createQueues(options: QueueOptions) {
           while (isTaken(queue, known, packet.messageId as number)) {
             packet.messageId = ((packet.messageId as number) % highestMessageId) + 1;
           }
-          // It had one: it has been on its way before [MQTT-3.3.1-1].
-          if (known.packet.messageId !== undefined && packet.cmd !== "pubrel") packet.dup = true;
+          known.isRepeated = known.packet.messageId !== undefined;
           known.packet.messageId = packet.messageId;
           queue.byMessageId.set(packet.messageId as number, known);
           if (known.packet.qos === 2)
