@@ -146,6 +146,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       acl,
       persistence,
       targetOf,
+      isHealthy: store.isHealthy,
       isForged: createForgeryCheck(domain, config.mqtt.topic),
       gate: createGate({
         log,

@@ -39,6 +39,12 @@ export function putSession(ctx: Ctx, session: StoredSession): void {
     .run();
 }
 
+/** Writes and takes back what changes nothing, to see whether the store takes writes. No client has an empty id. */
+export function probeStore(ctx: Ctx): void {
+  ctx.db.insert(mqttSessions).values({ clientId: "", owner: "", seenAt: 0 }).run();
+  ctx.db.delete(mqttSessions).where(eq(mqttSessions.clientId, "")).run();
+}
+
 /** A session ends with all that belongs to it. */
 export function deleteSession(ctx: Ctx, clientId: string): void {
   for (const table of [mqttSessions, mqttSubscriptions, mqttQueued, mqttIncoming]) {

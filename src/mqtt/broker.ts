@@ -30,6 +30,8 @@ export interface BrokerOptions {
   persistence: Persistence;
   targetOf: TargetOf;
   isForged: IsForged;
+  /** Whether the store takes writes, as far as is known. */
+  isHealthy: () => boolean;
   gate: Gate;
   log: Log;
   counters: Counters;

@@ -21,6 +21,8 @@ export interface ConnectionOptions {
   acl: Acl;
   persistence: Persistence;
   isForged: IsForged;
+  /** Whether the store takes writes, as far as is known. */
+  isHealthy: () => boolean;
   /** Counts what a client may not say. */
   reject: (speaker: Speaker, topic: string) => void;
   log: Log;
@@ -103,6 +105,9 @@ export function createConnections(options: ConnectionOptions): Connections {
       () => "too late" as const,
     );
     try {
+      // Nothing that it sends could be acknowledged: it would be cut off, and come back at once.
+      if (!options.isHealthy() && !(await canWrite()))
+        return refusal("the store does not take writes now", returnCode.unavailable);
       const identity = await Promise.race([options.logIn(peerOf(client), username, password), timeout]);
       if (identity === "too late") return refusal("the login took too long", returnCode.unavailable);
       if (typeof identity === "string") return refusal(identity, refusalCodes[identity]);
@@ -126,6 +131,12 @@ export function createConnections(options: ConnectionOptions): Connections {
       logins.delete(revoked);
     }
   }
+
+  const canWrite = (): Promise<boolean> =>
+    persistence.probe().then(
+      () => true,
+      () => false,
+    );
 
   /** What nobody in particular holds gives way to who is somebody, or anyone could keep a device out by its client id. */
   function isFree(clientId: string, identity: Identity): boolean {

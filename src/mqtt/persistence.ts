@@ -1,5 +1,5 @@
 import type { Domain } from "../core/ctx.ts";
-import { loadBrokerState } from "../core/sessions.ts";
+import { loadBrokerState, probeStore } from "../core/sessions.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
 import { createIncoming } from "./persistence/incoming.ts";
@@ -94,6 +94,9 @@ export function createPersistence(options: PersistenceOptions) {
       retained.load(state.retained);
       wills.load(state.wills);
     },
+
+    /** Rejects where the store takes no writes now. */
+    probe: (): Promise<void> => writes.commit(probeStore),
 
     /** Resolves when all that was queued until now is durable. */
     settled: (): Promise<void> => domain.commit(system, () => undefined),

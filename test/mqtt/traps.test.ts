@@ -19,6 +19,7 @@ import {
   subscribeFrame,
   type Wire,
 } from "./gate-wire.ts";
+import { countRows, type TestStore } from "../support/store.ts";
 import { cleanUp, connect, counter, listen, openPersistence, start } from "./kit.ts";
 
 // What Aedes 1.2.0 does by itself, each point with what the gateway does instead. Where it is cheap, the fault is shown
@@ -320,7 +321,7 @@ test("alone: a denied subscription beside one that is granted is stored, and del
 /** A broker of our own parts, but for those that are given. */
 async function startParts(
   parts: Partial<BrokerOptions>,
-): Promise<{ url: string; counters: BrokerOptions["counters"] }> {
+): Promise<{ t: TestStore; url: string; counters: BrokerOptions["counters"] }> {
   const { t, open } = openPersistence();
   const { log, counters, bus } = t;
   const persistence = await open();
@@ -332,6 +333,7 @@ async function startParts(
     persistence,
     targetOf: () => undefined,
     isForged: () => false,
+    isHealthy: () => t.store.isHealthy(),
     gate: createGate({
       log,
       counters,
@@ -354,7 +356,7 @@ async function startParts(
     ...parts,
   });
   closing.push(() => broker.close());
-  return { url: `mqtt://127.0.0.1:${broker.port}`, counters };
+  return { t, url: `mqtt://127.0.0.1:${broker.port}`, counters };
 }
 
 const closing: (() => Promise<void>)[] = [];
@@ -398,6 +400,21 @@ test("ours: a hook that throws is counted, ends the connection that met it, and 
   expect(witness.isClosed()).toBe(false);
 });
 
+test("ours: while the store takes no writes, who comes is told so, until it takes one", async () => {
+  const { t, url } = await startParts({ isHealthy: () => false });
+  const sqlite = t.store.db.$client;
+  sqlite.exec("CREATE TEMP TRIGGER fault BEFORE INSERT ON mqtt_sessions BEGIN SELECT RAISE(ABORT, 'fault'); END");
+  const dial = async (): Promise<number | undefined> => {
+    const wire = await openWire(url);
+    wire.send(connectFrame());
+    return (await wire.next(0x20))[3];
+  };
+  expect([await dial(), await dial()]).toEqual([3, 3]);
+  sqlite.exec("DROP TRIGGER fault");
+  expect(await dial()).toBe(0);
+  expect(countRows(t, "mqtt_sessions")).toBe(0);
+});
+
 test("ours: a login that does not come to an end is refused in time", async () => {
   const { url } = await startParts({ logIn: () => new Promise(() => undefined), loginTimeoutMs: 50 });
   const wire = await openWire(url);
@@ -407,15 +424,12 @@ test("ours: a login that does not come to an end is refused in time", async () =
 });
 
 test("ours: a login that what it brought did not outlive is refused", async () => {
-  const { t } = openPersistence();
-  const { bus } = t;
   let decide = (): void => undefined;
   const asked = new Promise<void>((resolve) => {
     decide = resolve;
   });
   let answer = (): void => undefined;
-  const { url } = await startParts({
-    bus,
+  const { t, url } = await startParts({
     logIn: () => {
       decide();
       return new Promise((resolve) => {
@@ -426,7 +440,7 @@ test("ours: a login that what it brought did not outlive is refused", async () =
   const wire = await openWire(url);
   wire.send(connectFrame());
   await asked;
-  bus.emit("credentials.revoked", { kind: "user", id: "u" });
+  t.bus.emit("credentials.revoked", { kind: "user", id: "u" });
   answer();
   expect(await wire.next(0x20)).toEqual(Buffer.of(0x20, 2, 0, 4));
 });
