@@ -347,6 +347,7 @@ async function startParts(
     log,
     counters,
     host: "127.0.0.1",
+    secure: undefined,
     port: 0,
     topic: "lambdaiot",
     trustedProxies: [],
