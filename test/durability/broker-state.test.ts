@@ -119,20 +119,20 @@ test.runIf(process.platform === "linux")(
     const gateway = await start(newFolder());
     await subscribeAndLeave(gateway, "sleeper", "q");
     const wire = await openClient(gateway.mqttUrl);
-    const text = "x".repeat(200);
+    const text = "x".repeat(2_000);
     let acknowledged = 0;
     wire.socket.removeAllListeners("data");
     wire.socket.on("data", (chunk: Buffer) => void (acknowledged += chunk.length / 4)); // a PUBACK has four bytes
     async function send(count: number): Promise<void> {
-      const until_ = acknowledged + count;
+      const wanted = acknowledged + count;
       for (let sent = 0; sent < count;) {
         const burst: Buffer[] = [];
         for (; burst.length < 500 && sent < count; sent++) burst.push(publishFrame("q", text, 1, (sent % 60_000) + 1));
         if (!wire.socket.write(Buffer.concat(burst))) await new Promise((go) => wire.socket.once("drain", go));
       }
-      await until(() => acknowledged >= until_, 600_000);
+      await until(() => acknowledged >= wanted, 600_000);
     }
-    await send(messages / 10);
+    await send(messages / 4);
     const warm = residentOf(gateway);
     await send(messages);
     const after = residentOf(gateway);
@@ -142,7 +142,7 @@ test.runIf(process.platform === "linux")(
     await until(() => heard.at(-1) === "q last");
     expect(heard).toHaveLength(1_001);
     console.log(`${messages} messages, of which 1000 wait: ${warm.toFixed(0)} MB, then ${after.toFixed(0)} MB`);
-    // What the collector has not come to yet.
-    expect(after - warm).toBeLessThan(60);
+    // Were they kept, it would be twice that at least; the rest is what the collector has not come to yet.
+    expect(after - warm).toBeLessThan(100);
   },
 );
