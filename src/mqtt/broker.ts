@@ -168,7 +168,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         if (!internalsOf(client).connackSent) return null;
         // What comes out of the queue has its identifier, and the QoS of the subscription that it was queued for.
         if (packet.qos > 0 && (packet as { messageId?: number }).messageId === undefined)
-          packet.qos = Math.min(packet.qos, grants.qosFor(client, packet.topic) ?? 0) as 0 | 1 | 2;
+          packet.qos = grants.capQos(client, packet.topic, packet.qos);
         else if (packet.qos > 0) packet.dup = persistence.isRepetition(client, packet);
         return packet;
       } catch (error) {

@@ -15,8 +15,8 @@ export interface Grants {
   /** @returns whether the client may subscribe so; it counts as subscribed from then on */
   grant(client: Client, speaker: Speaker, subscription: Pick<Subscription, "topic" | "qos">): boolean;
   has(client: object, filter: string): boolean;
-  /** The highest QoS that the client was granted for a topic [MQTT-3.3.5-1]; `undefined` where it is not subscribed. */
-  qosFor(client: object, topic: string): Qos | undefined;
+  /** A message's QoS, or the highest that the client was granted for its topic where that is lower [MQTT-3.3.5-1]. */
+  capQos(client: object, topic: string, qos: Qos): Qos;
   /** The client has unsubscribed. */
   revoke(client: Client, filters: readonly string[]): void;
 }
@@ -39,17 +39,23 @@ export function createGrants({ acl, maxSubscriptions }: GrantOptions): Grants {
       return true;
     },
     has: (client, filter) => granted.get(client)?.has(filter) === true,
-    qosFor(client, topic) {
+    capQos(client, topic, qos) {
+      const filters = granted.get(client);
+      // The usual case, in which it does not matter which of them match.
+      if (filters !== undefined && filters.size > 0 && isNoneBelow(filters, qos)) return qos;
       const levels = topic.split("/");
-      let highest: Qos | undefined;
-      for (const [, filter] of granted.get(client) ?? []) {
-        if (filter.qos > (highest ?? -1) && matchesTopic(filter.levels, levels)) highest = filter.qos;
-        if (highest === 2) break;
-      }
-      return highest;
+      let highest: Qos = 0;
+      for (const filter of filters?.values() ?? [])
+        if (filter.qos > highest && matchesTopic(filter.levels, levels)) highest = filter.qos;
+      return highest < qos ? highest : qos;
     },
     revoke(client, filters) {
       for (const filter of filters) granted.get(client)?.delete(filter);
     },
   };
+}
+
+function isNoneBelow(filters: ReadonlyMap<string, Granted>, qos: Qos): boolean {
+  for (const filter of filters.values()) if (filter.qos < qos) return false;
+  return true;
 }
