@@ -3,7 +3,7 @@
 //   node build.mjs                                 the bundle
 //   node build.mjs --executable linux-arm64        the bundle, and dist/lambdaiot-linux-arm64
 //   node build.mjs --documents                     the bundle, and what it prints of itself: the OpenAPI documents into
-//                                                  docs/, the table of the configuration's keys into README.md
+//                                                  docs/, the metrics too, the table of keys into README.md
 //   node build.mjs --watch                         build, run, and do both again on every change
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -284,6 +284,7 @@ function writeDocuments(say) {
     say(relative(root, file));
   }
   writeConfigTable(say);
+  writeMetricsPage(say);
 }
 
 /** The README's table of the configuration's keys, between its two markers. */
@@ -295,6 +296,15 @@ function writeConfigTable(say) {
   const [, after] = (rest ?? "").split("<!-- prettier-ignore-end -->\n");
   if (after === undefined) throw new BuildError("README.md has no place for the configuration's keys");
   replaceFile(file, `${before}<!-- prettier-ignore-start -->\n\n${stdout}\n<!-- prettier-ignore-end -->\n${after}`);
+  say(relative(root, file));
+}
+
+/** What `GET /metrics` says, with what each of it means. */
+function writeMetricsPage(say) {
+  const { stdout, failure } = runQuietly(process.execPath, [outfile, "metrics-page"]);
+  if (failure !== undefined) throw new BuildError(`cannot print the metrics: ${failure}`);
+  const file = join(root, "docs/metrics.md");
+  replaceFile(file, stdout);
   say(relative(root, file));
 }
 

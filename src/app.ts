@@ -7,6 +7,7 @@ import { createTokens, loadTokenSecret } from "./core/tokens.ts";
 import { createCounters, type Counters } from "./counters.ts";
 import { createLive } from "./http/live.ts";
 import { createRateLimit } from "./http/rate-limit.ts";
+import { createRequests } from "./http/requests.ts";
 import { createHttpApp, listen, type HttpServer } from "./http/server.ts";
 import { startAlerts } from "./jobs/alerts.ts";
 import { startDeliver } from "./jobs/deliver.ts";
@@ -16,6 +17,7 @@ import { startRollup } from "./jobs/rollup.ts";
 import { startSeal } from "./jobs/seal.ts";
 import { createSender } from "./jobs/send.ts";
 import type { Log } from "./log.ts";
+import { createMetrics } from "./metrics.ts";
 import { createAcl } from "./mqtt/acl.ts";
 import { startBroker } from "./mqtt/broker.ts";
 import { createGate } from "./mqtt/gate.ts";
@@ -91,6 +93,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     });
     started.push(() => store.close());
     const bus = createBus(log);
+    bus.on("reading.stored", () => counters.increment("readings.stored"));
     const domain = createDomain({ store, bus, log, now });
     const secret = loadTokenSecret(config.server.jwt_secret, join(dirname(store.path), "jwt.secret"));
     const tokens = createTokens({ domain, secret, now });
@@ -168,6 +171,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       maxConnections: config.mqtt.max_connections,
       maxPacketBytes: config.mqtt.max_packet_bytes,
       maxSubscriptions: config.mqtt.max_subscriptions,
+      sysIntervalMs: config.mqtt.sys_interval * 1_000,
     });
     started.push(() => broker.close());
     // Devices that have been heard before they are cut off get their acknowledgement.
@@ -195,6 +199,8 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     const probes = startProbes({ store, broker, counters });
     started.push(() => probes.stop());
     const live = createLive({ bus, counters, maxClients: config.server.max_live_clients });
+    const requests = createRequests();
+    const metrics = createMetrics({ domain, store, broker, live, requests, probes, counters });
 
     const app = createHttpApp({
       domain,
@@ -210,6 +216,8 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       counters,
       registration: config.auth.registration,
       publicDevices: config.auth.public_devices,
+      publicMetrics: config.server.public_metrics,
+      renderMetrics: metrics.render,
       attempts,
       calls: createRateLimit({
         burst: config.server.rate_limit_burst,
@@ -232,6 +240,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
         maxConnections: config.server.max_connections,
         webSocketPath: mqttWebSocketPath,
         counters,
+        requests,
       });
       servers.push(http);
       ownPorts.push(http.port);

@@ -136,6 +136,11 @@ export const sections = {
       "calls of /v1 at once, by API key, user or address; one more is answered 429",
     ),
     rate_limit_per_minute: key(integer(1, 10_000_000), 1_000, "calls of /v1 in a minute after that"),
+    public_metrics: key(
+      v.boolean("must be true or false"),
+      false,
+      "whether programs on this machine may read /metrics without a token",
+    ),
     log_level: key(oneOf(logLevels), "info", "what is logged: debug, info, warn or error"),
   },
   database: {
@@ -172,6 +177,11 @@ export const sections = {
     username: key(string, "", "with `password`, required of every device"),
     password: key(string, "", "with `username`, required of every device"),
     anonymous: key(peerRule, "lan", "who may connect without credentials: open, lan or off"),
+    sys_interval: key(
+      integer(0, 86_400),
+      10,
+      "seconds between two updates of the `$SYS` tree, which administrators may subscribe to; 0 turns it off",
+    ),
     device_check_interval: key(
       integer(1, 86_400),
       60,

@@ -115,9 +115,10 @@ function parseToml({ name, text }: { name: string; text: string }, mistakes: str
   }
 }
 
-/** The environment knows strings alone: numbers and lists (by commas, or as JSON) are told by what the key takes. */
+/** The environment knows strings alone: numbers, booleans and lists (by commas, or as JSON) are told by what the key takes. */
 function parseEnvValue(text: string, schema: v.GenericSchema): unknown {
   if (schema.type === "number") return /^-?\d+$/.test(text) ? Number(text) : text;
+  if (schema.type === "boolean") return text === "true" || (text === "false" ? false : text);
   if (schema.type === "array" && text.trimStart().startsWith("[")) return parseJson(text) ?? text;
   if (schema.type === "array")
     return text

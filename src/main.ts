@@ -7,6 +7,7 @@ import { parseConfig, readConfigFile, renderSample, renderTable, type Config } f
 import { StartError } from "./core/errors.ts";
 import { renderApiDocuments } from "./http/documents.ts";
 import { createLog } from "./log.ts";
+import { renderMetricsPage } from "./metrics.ts";
 import { findPair, lastDayOf, readPair } from "./tls/files.ts";
 
 const usage = `lambdaiot ${version}: an MQTT broker and a REST API in one process, one file, one SQLite store
@@ -61,6 +62,8 @@ export async function run(args: readonly string[], io: Io): Promise<number> {
       // For the repository's own documents.
       case "config-table":
         return print(io, `${renderTable()}\n`);
+      case "metrics-page":
+        return print(io, renderMetricsPage());
       case "api-documents":
         return print(io, `${JSON.stringify(renderApiDocuments(), undefined, 2)}\n`);
       default:

@@ -2,7 +2,7 @@ import { statfsSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import type { Probes } from "./core/health.ts";
-import type { Counters } from "./counters.ts";
+import type { CounterName, Counters } from "./counters.ts";
 import type { Broker } from "./mqtt/broker.ts";
 import type { Store } from "./store/open.ts";
 
@@ -12,8 +12,8 @@ const minuteMs = 60_000;
 const sampleMs = 5_000;
 
 /** What the broker turns away or loses. */
-const dropCounters = ["mqtt.connections_dropped", "mqtt.broker_errors", "mqtt.hook_errors"];
-const failCounters = ["store.commits_failed"];
+const dropCounters: CounterName[] = ["mqtt.connections_dropped", "mqtt.broker_errors", "mqtt.hook_errors"];
+const failCounters: CounterName[] = ["store.commits_failed"];
 
 export interface RunningProbes extends Probes {
   stop(): void;
@@ -66,7 +66,7 @@ function readFreeBytes(path: string): number {
   }
 }
 
-const sum = (counters: Counters, names: readonly string[]): number =>
+const sum = (counters: Counters, names: readonly CounterName[]): number =>
   names.reduce((total, name) => total + counters.get(name), 0);
 
 /** How much a count that only rises has risen in the last minute. */

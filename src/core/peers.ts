@@ -18,10 +18,19 @@ local.addSubnet("fe80::", 10, "ipv6"); // link-local, RFC 4291
 
 /** Loopback, RFC 1918, unique local and link-local addresses, IPv4 ones also in their IPv6-mapped form. */
 export function isLocalAddress(address: string): boolean {
-  const bare = normalizeAddress(address);
-  if (isIPv4(bare)) return local.check(bare, "ipv4");
-  return isIPv6(bare) && local.check(bare, "ipv6");
+  let isLocal = remembered.get(address);
+  if (isLocal === undefined) {
+    const bare = normalizeAddress(address);
+    isLocal = isIPv4(bare) ? local.check(bare, "ipv4") : isIPv6(bare) && local.check(bare, "ipv6");
+    if (remembered.size >= maxRemembered) remembered.clear();
+    remembered.set(address, isLocal);
+  }
+  return isLocal;
 }
+
+/** The same few callers ask again and again, and to compare an address with all those nets costs as much as a query. */
+const remembered = new Map<string, boolean>();
+const maxRemembered = 1_000;
 
 const loopback = new BlockList();
 loopback.addSubnet("127.0.0.0", 8, "ipv4");
@@ -32,8 +41,9 @@ export const isLoopback = (address: string): boolean => loopback.check(address, 
 
 /** Without the zone (`%eth0`), and `::ffff:192.168.0.7` as `192.168.0.7`. */
 export function normalizeAddress(address: string): string {
-  const bare = address.split("%", 1)[0] ?? address;
-  return bare.toLowerCase().startsWith("::ffff:") && isIPv4(bare.slice(7)) ? bare.slice(7) : bare;
+  const zoneAt = address.indexOf("%");
+  const bare = zoneAt === -1 ? address : address.slice(0, zoneAt);
+  return bare.length > 7 && bare.toLowerCase().startsWith("::ffff:") && isIPv4(bare.slice(7)) ? bare.slice(7) : bare;
 }
 
 /** Where a caller stands: its address, or `outside` where a proxy that nobody vouches for speaks for it. */

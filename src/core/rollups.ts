@@ -1,4 +1,5 @@
 import { and, count, eq, sql } from "drizzle-orm";
+import type { StoredReading } from "../store/readings.ts";
 import { rollups, sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { addExact, addPacked, packSum, type ExactSum } from "./exact-sum.ts";
@@ -81,8 +82,8 @@ export const floorTo = (at: number, width: number): number => Math.floor(at / wi
 export function rollUpStep(ctx: Ctx, limit: number): number {
   const { one } = statements(ctx.db);
   const rows = ctx.readings.after(readWatermark(ctx), limit);
-  const last = rows.at(-1);
-  if (last === undefined) return 0;
+  // What comes after the last one and is not there any more needs no second look.
+  const upToId = rows.length < limit ? ctx.readings.lastId() : (rows.at(-1) as StoredReading).id;
   for (const width of [hour, day]) {
     const cells = new Map<number, { sensorPk: number; startAt: number; aggregate: Aggregate }>();
     for (const { sensorPk, valueAt, value } of rows) {
@@ -100,12 +101,12 @@ export function rollUpStep(ctx: Ctx, limit: number): number {
       store(ctx, width, sensorPk, startAt, aggregate);
     }
   }
-  setProgress(ctx, watermarkName, last.id);
+  setProgress(ctx, watermarkName, upToId);
   return rows.length;
 }
 
 /** True where the rollups hold every reading. */
-export const isRolledUp = (ctx: Ctx): boolean => ctx.readings.after(readWatermark(ctx), 1).length === 0;
+export const isRolledUp = (ctx: Ctx): boolean => readWatermark(ctx) >= ctx.readings.lastId();
 
 const periods = [
   { period: "hour", width: hour },

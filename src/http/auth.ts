@@ -1,8 +1,9 @@
+import type { HttpBindings } from "@hono/node-server";
 import type { Context } from "hono";
 import type { Actor, Domain } from "../core/ctx.ts";
 import { DomainError } from "../core/errors.ts";
 import { findKeyBearer, isApiKey, noteKeyUse } from "../core/keys.ts";
-import { isPeerAllowed, type Peer, type PeerRule } from "../core/peers.ts";
+import { isLoopback, isPeerAllowed, type Peer, type PeerRule } from "../core/peers.ts";
 import { findPurchase, isAccessKey } from "../core/products.ts";
 import type { Claims, Tokens } from "../core/tokens.ts";
 import type { Log } from "../log.ts";
@@ -11,9 +12,10 @@ import type { Dialect } from "./route.ts";
 
 /**
  * Who may call a route: whoever has a token or an API key; only administrators; besides users whoever bought access to
- * a device's data; anybody; anybody to whom the configuration's rule lets the device list be public.
+ * a device's data; anybody; anybody to whom the configuration's rule lets the device list be public; besides users
+ * programs on this machine, where the configuration lets them read the metrics.
  */
-export type Access = "token" | "admin" | "data" | "public" | "public-devices";
+export type Access = "token" | "admin" | "data" | "public" | "public-devices" | "metrics";
 
 /** Who calls, and from where. */
 export interface Caller {
@@ -31,6 +33,7 @@ export interface AuthOptions {
   tokens: Tokens;
   log: Log;
   publicDevices: PeerRule;
+  publicMetrics: boolean;
   peerOf: (c: Context) => Peer;
   /** Where the dialect has a limit of calls. */
   limitOf: (dialect: Dialect) => RateLimit | undefined;
@@ -38,7 +41,8 @@ export interface AuthOptions {
 
 type Bearer = Pick<Caller, "actor" | "claims"> & { /** Whose budget of calls it is. */ budget: string };
 
-export function createAuthenticate({ domain, tokens, log, publicDevices, peerOf, limitOf }: AuthOptions): Authenticate {
+export function createAuthenticate(options: AuthOptions): Authenticate {
+  const { domain, tokens, log, peerOf, limitOf } = options;
   const system: Actor = { kind: "system" };
 
   async function identify(credential: string): Promise<Bearer | undefined> {
@@ -68,6 +72,14 @@ export function createAuthenticate({ domain, tokens, log, publicDevices, peerOf,
     return bearer && { ...bearer, budget: `user ${bearer.actor.id}` };
   }
 
+  /** Whether nobody in particular may call from there. */
+  function isOpen(access: Access, peer: Peer): boolean {
+    if (access === "public-devices") return isPeerAllowed(options.publicDevices, peer);
+    // A proxy on this machine speaks for others; see resolvePeer.
+    if (access === "metrics") return options.publicMetrics && peer.isLocal && isLoopback(peer.address);
+    return access === "public";
+  }
+
   return async function authenticate(c, access, dialect) {
     const peer = peerOf(c);
     const credential = access === "public" ? undefined : readCredential(c);
@@ -85,7 +97,7 @@ export function createAuthenticate({ domain, tokens, log, publicDevices, peerOf,
       if (!isAllowed(bearer.actor, access)) throw new DomainError("forbidden", "not allowed with these credentials");
       return { actor: bearer.actor, claims: bearer.claims, peer };
     }
-    if (access === "public" || (access === "public-devices" && isPeerAllowed(publicDevices, peer))) {
+    if (isOpen(access, peer)) {
       return { actor: { kind: "anonymous" }, claims: undefined, peer };
     }
     if (access === "public-devices" && credential === undefined) {
@@ -100,9 +112,11 @@ function isAllowed(actor: Actor, access: Access): boolean {
   return access !== "admin" || (actor.kind === "user" && actor.role === "admin");
 }
 
+/** From Node's own headers: Hono's would make a whole Request first. */
 const readCredential = (c: Context): string | undefined => {
-  const header = c.req.header("Authorization");
-  return header === undefined ? c.req.header("X-API-Key") : (/^Bearer +(\S+) *$/i.exec(header)?.[1] ?? "");
+  const { authorization, "x-api-key": key } = (c.env as HttpBindings).incoming.headers;
+  if (authorization === undefined) return typeof key === "string" ? key : undefined;
+  return /^Bearer +(\S+) *$/i.exec(authorization)?.[1] ?? "";
 };
 
 /** The fields of draft-ietf-httpapi-ratelimit-headers, beside those that clients of older drafts look for. */

@@ -13,7 +13,7 @@ export function renderApiDocuments(): Record<string, unknown> {
     isConnected: unused,
     probes: { database: unused, mqtt: unused, processor: unused },
     shop: { products: [], secret: new Uint8Array(), maxPurchases: 0 },
-    live: { open: unused, close: unused },
+    live: { open: unused, count: unused, close: unused },
     authority: unused,
     attempts: { spend: unused, budgetOf: unused, refund: unused },
     registration: "lan",

@@ -18,6 +18,8 @@ export interface Live {
    * @throws {DomainError} `unavailable` where there are too many clients
    */
   open(deviceId: string | undefined, cutOff: () => void): Response;
+  /** Clients that listen now. */
+  count(): number;
   /** Ends every stream. */
   close(): void;
 }
@@ -103,6 +105,7 @@ export function createLive({ bus, counters, maxClients }: LiveOptions): Live {
         headers: { "Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no" },
       });
     },
+    count: () => clients.size,
     close() {
       clearInterval(heartbeat);
       for (const client of clients) client.end();

@@ -1,5 +1,5 @@
 import { DomainError } from "../core/errors.ts";
-import type { Counters } from "../counters.ts";
+import type { CounterName, Counters } from "../counters.ts";
 
 export interface RateLimitOptions {
   /** What a caller may spend at once. */
@@ -8,7 +8,7 @@ export interface RateLimitOptions {
   perMinute: number;
   /** Counts the refusals. */
   counters: Counters;
-  counter: string;
+  counter: CounterName;
   /** Monotonic milliseconds: a clock that is set must neither lock anybody out nor let anybody in. */
   now?: () => number;
 }
@@ -51,9 +51,16 @@ export function createRateLimit({
     bucket.tokens = Math.min(burst, bucket.tokens + (at - bucket.at) * perMs);
     bucket.at = at;
     buckets.delete(key);
-    if (buckets.size >= maxKeys) buckets.delete(buckets.keys().next().value as string);
+    if (buckets.size >= maxKeys) forgetOldest(at);
     buckets.set(key, bucket);
     return bucket;
+  }
+
+  function forgetOldest(at: number): void {
+    const [key, { tokens, at: seenAt }] = buckets.entries().next().value as [string, { tokens: number; at: number }];
+    buckets.delete(key);
+    // A full bucket is no loss to anybody.
+    if (tokens + (at - seenAt) * perMs < burst) counters.increment("http.callers_forgotten");
   }
 
   return {

@@ -1,11 +1,11 @@
+import { randomBytes } from "node:crypto";
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import { createServer as createHttpsServer, type Server as HttpsServer } from "node:https";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import { createAdaptorServer, type HttpBindings } from "@hono/node-server";
-import { getConnInfo } from "@hono/node-server/conninfo";
 import { Hono, type Context } from "hono";
 import { bodyLimit } from "hono/body-limit";
-import { requestId, type RequestIdVariables } from "hono/request-id";
+import type { RequestIdVariables } from "hono/request-id";
 import type { PublishCommand } from "../core/commands.ts";
 import type { Domain } from "../core/ctx.ts";
 import { DomainError, StartError } from "../core/errors.ts";
@@ -14,13 +14,15 @@ import { readForwarded, resolvePeer, type PeerRule } from "../core/peers.ts";
 import type { Shop } from "../core/products.ts";
 import type { Tokens } from "../core/tokens.ts";
 import type { WebhookLimits } from "../core/webhooks.ts";
-import type { Counters } from "../counters.ts";
+import type { CounterName, Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
 import type { Tls } from "../tls/tls.ts";
 import { mountDocs } from "./docs.ts";
 import { createAuthenticate } from "./auth.ts";
 import type { Live } from "./live.ts";
+import { mountMetrics } from "./metrics.ts";
 import type { RateLimit } from "./rate-limit.ts";
+import type { Requests } from "./requests.ts";
 import { accountRoutes, type RegistrationRule } from "./root/account.ts";
 import { actorRoutes, sensorRoutes } from "./root/components.ts";
 import { deviceRoutes } from "./root/devices.ts";
@@ -64,6 +66,8 @@ export interface HttpOptions extends RouteDeps {
   log: Log;
   counters: Counters;
   publicDevices: PeerRule;
+  publicMetrics: boolean;
+  renderMetrics: () => string;
   /** Calls of /v1, by key, user or address. */
   calls: RateLimit;
   trustedProxies: readonly string[];
@@ -99,17 +103,30 @@ export const createRoutes = (deps: RouteDeps): { dialect: Dialect; routes: Route
   },
 ];
 
+const requestIdPrefix = randomBytes(6).toString("base64url");
+let requests = 0;
+
+/** The id that the client has given, where it is fit for a log; else one that no other request since the start has. */
+function nextRequestId(given: string | string[] | undefined): string {
+  if (typeof given === "string" && /^[\w\-=]{1,255}$/.test(given)) return given;
+  requests += 1;
+  return `${requestIdPrefix}-${requests.toString(36)}`;
+}
+
 /** The whole HTTP side, in the order in which a request passes it. */
 export function createHttpApp(options: HttpOptions): Hono<{ Variables: RequestIdVariables }> {
   const { log, counters, maxBodyBytes } = options;
   const app = new Hono<{ Variables: RequestIdVariables }>();
   const apis = createRoutes(options);
 
-  app.use(requestId());
-  app.use(async function setHeaders(c, next) {
-    // Before the answer is made: to change it afterwards costs a Response and its Headers.
-    c.header("X-Content-Type-Options", "nosniff");
-    await next();
+  app.use(function identifyRequest(c, next) {
+    const { incoming, outgoing } = c.env as HttpBindings;
+    const id = nextRequestId(incoming.headers["x-request-id"]);
+    c.set("requestId", id);
+    // On Node's own answer: a header of Hono's, set before there is a response, costs an object of Headers.
+    outgoing.setHeader("X-Request-Id", id);
+    outgoing.setHeader("X-Content-Type-Options", "nosniff");
+    return next();
   });
   const limitBody = bodyLimit({ maxSize: maxBodyBytes, onError: () => refuseBody(maxBodyBytes) });
   // Nobody reads the body of a GET, and to look whether there is one costs a whole Request.
@@ -123,6 +140,7 @@ export function createHttpApp(options: HttpOptions): Hono<{ Variables: RequestId
     mountRoutes(app as unknown as Hono, dialect, routes, { domain: options.domain, authenticate });
   }
   mountDocs(app as unknown as Hono, apis);
+  mountMetrics(app as unknown as Hono, { authenticate, render: options.renderMetrics });
   app.notFound((c) => renderError(c, new DomainError("not_found", "resource not found")));
   app.onError((error, c) => {
     if (error instanceof DomainError) return renderError(c, error);
@@ -149,8 +167,8 @@ export function createHttpApp(options: HttpOptions): Hono<{ Variables: RequestId
   }
 
   function peerOf(c: Context) {
-    const { headers } = (c.env as HttpBindings).incoming;
-    return resolvePeer(getConnInfo(c).remote.address ?? "", readForwarded(headers), options.trustedProxies);
+    const { headers, socket } = (c.env as HttpBindings).incoming;
+    return resolvePeer(socket.remoteAddress ?? "", readForwarded(headers), options.trustedProxies);
   }
 
   /** Every path speaks the dialect of its prefix, those that lead nowhere too. */
@@ -164,6 +182,7 @@ export function createHttpApp(options: HttpOptions): Hono<{ Variables: RequestId
 
   function renderError(c: Context, error: DomainError): Response {
     const { status, body } = dialectOf(c).render(error);
+    counters.increment(`http.refused.${error.code}`);
     if (error.retryAfterSeconds !== undefined) c.header("Retry-After", String(error.retryAfterSeconds));
     if (status === 401) c.header("WWW-Authenticate", "Bearer");
     return c.json(body as object, status as 400);
@@ -178,6 +197,16 @@ export interface HttpServer {
   server: Server;
   /** Accepts no connection any more; requests under way are answered. */
   close(): Promise<void>;
+}
+
+/** What came over a connection that is no request: how it is counted, and answered, as Node itself would. */
+function explainClientError({ code }: NodeJS.ErrnoException): { counter?: CounterName; line: string } {
+  if (code === "HPE_HEADER_OVERFLOW")
+    return { counter: "http.headers_refused", line: "431 Request Header Fields Too Large" };
+  if (code === "HPE_CHUNK_EXTENSIONS_OVERFLOW") return { counter: "http.malformed", line: "413 Payload Too Large" };
+  if (code === "ERR_HTTP_REQUEST_TIMEOUT") return { counter: "http.timeouts", line: "408 Request Timeout" };
+  // Anything else is the connection's end and not what was said on it.
+  return { ...(code?.startsWith("HPE_") === true && { counter: "http.malformed" }), line: "400 Bad Request" };
 }
 
 /** What a slow or silent client may take up, in milliseconds and bytes. */
@@ -201,6 +230,7 @@ export async function listen(
     webSocketPath,
     counters,
     tls,
+    requests,
   }: {
     host: string | undefined;
     port: number;
@@ -210,6 +240,7 @@ export async function listen(
     /** Where `upgrade` is emitted, for WebSocket alone. Whoever asks for anything else is answered in HTTP/1.1. */
     webSocketPath: string;
     counters: Counters;
+    requests: Requests;
   },
 ): Promise<HttpServer> {
   const shouldUpgradeCallback = (request: IncomingMessage): boolean =>
@@ -235,9 +266,21 @@ export async function listen(
     throw new StartError(`the API cannot listen on port ${port} (${key}): ${error.code ?? error.message}`);
   });
   const underWay = new Set<ServerResponse>();
-  server.on("request", (_request, response: ServerResponse) => {
+  server.on("request", (request: IncomingMessage, response: ServerResponse) => {
     underWay.add(response);
-    response.once("close", () => underWay.delete(response));
+    requests.begin();
+    response.once("close", () => {
+      underWay.delete(response);
+      requests.end(request.url, response);
+    });
+  });
+  server.on("clientError", (error: NodeJS.ErrnoException, socket: Socket) => {
+    const { counter, line } = explainClientError(error);
+    if (counter !== undefined) counters.increment(counter);
+    // Amid an answer, another one would be taken for a part of it.
+    const isAnswering = [...underWay].some((response) => response.socket === socket && response.headersSent);
+    if (socket.writable && !isAnswering) socket.write(`HTTP/1.1 ${line}\r\nConnection: close\r\n\r\n`);
+    socket.destroy(error);
   });
   return {
     port: (server.address() as AddressInfo).port,

@@ -17,6 +17,7 @@ import type { Ingest } from "./ingest.ts";
 import { openListeners } from "./listeners.ts";
 import type { LogIn } from "./login.ts";
 import type { Persistence } from "./persistence.ts";
+import { startSys, type BrokerFigures } from "./sys.ts";
 import type { IsForged, TargetOf } from "./targets.ts";
 import { createWebSockets } from "./web-sockets.ts";
 
@@ -45,6 +46,8 @@ export interface BrokerOptions {
   maxPacketBytes: number;
   /** Subscriptions of one client. */
   maxSubscriptions: number;
+  /** Between two updates of the `$SYS` tree; 0: there is none. */
+  sysIntervalMs: number;
   /** A login that takes longer is refused; 10 s. */
   loginTimeoutMs?: number;
 }
@@ -58,6 +61,7 @@ export interface Broker {
   /** Whether the connection over which a device spoke last is still open. */
   isConnected(deviceId: string): boolean;
   isListening(): boolean;
+  figures(): BrokerFigures;
   /** Takes a WebSocket connection (subprotocol `mqtt`) over from the HTTP server. */
   handleUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void;
   /** Accepts nobody any more; those who are here stay. */
@@ -147,7 +151,6 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     authorizePublish: guard((client, packet, done) => forwarding.authorizePublish(client, packet, done)),
     authorizeSubscribe: guard((client, subscription, done) => {
       const isAllowed = grants.grant(client, speakerOf(client), subscription);
-      if (!isAllowed) counters.increment("mqtt.subscriptions_refused");
       // Aedes answers with what was asked for, and delivers by what it gets here: message by message, below, it is told
       // the QoS. By itself it takes that of whichever subscription comes first, and heeds none with a wildcard.
       done(null, isAllowed ? { ...subscription, qos: 2 } : null);
@@ -208,6 +211,14 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   );
   await publishOrphans();
 
+  const sys = startSys({
+    aedes,
+    persistence,
+    traffic: options.gate.traffic,
+    counters,
+    log,
+    intervalMs: options.sysIntervalMs,
+  });
   const expiry = setInterval(
     () => persistence.expire((clientId) => findClient(aedes, clientId) !== undefined),
     expiryIntervalMs,
@@ -233,10 +244,12 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
       return clientId !== undefined && findClient(aedes, clientId)?.connected === true;
     },
     isListening: listeners.isListening,
+    figures: sys.figures,
     handleUpgrade: webSockets.handleUpgrade,
     stopAccepting: listeners.close,
     close: async () => {
       clearInterval(expiry);
+      sys.stop();
       connections.close();
       listeners.close();
       await new Promise<void>((resolve) => aedes.close(resolve));

@@ -166,13 +166,16 @@ export function createConnections(options: ConnectionOptions): Connections {
 
   return {
     // [MQTT-3.1.3-8]: no identifier and a session to keep do not go together.
-    objectTo: ({ clientId, clean }) =>
-      clientId === "" && clean === false ? refusal("identifier rejected", returnCode.identifierRejected) : undefined,
+    objectTo({ clientId, clean }) {
+      if (clientId !== "" || clean !== false) return undefined;
+      counters.increment("mqtt.connections_refused.identifier_rejected");
+      return refusal("identifier rejected", returnCode.identifierRejected);
+    },
 
     async identify(client, username, password) {
       const objection = await identify(client, username, password);
       if (objection === undefined) return undefined;
-      counters.increment("mqtt.connections_refused");
+      counters.increment(`mqtt.connections_refused.${reasonOf(objection)}`);
       log.sampled("mqtt.connections_refused", "connection refused", {
         reason: objection.message,
         peer: addressOf(client),
@@ -183,6 +186,13 @@ export function createConnections(options: ConnectionOptions): Connections {
     speakerOf,
     close: stop,
   };
+}
+
+/** As what a refusal is counted. */
+function reasonOf({ returnCode: code }: AuthenticateError) {
+  if ((code as number) === returnCode.identifierRejected) return "identifier_rejected";
+  if ((code as number) === returnCode.unavailable) return "unavailable";
+  return (code as number) === returnCode.badCredentials ? "bad_credentials" : "not_authorized";
 }
 
 const refusal = (message: string, code: number): AuthenticateError =>

@@ -2,6 +2,7 @@ import type { AedesPublishPacket, Client, PublishPacket } from "aedes";
 import type { Acl, Speaker } from "./acl.ts";
 import type { Ingest } from "./ingest.ts";
 import type { Persistence } from "./persistence.ts";
+import { isOwnTopic } from "./sys.ts";
 import type { TargetOf } from "./targets.ts";
 
 // A message's way from its sender to those who may hear it, and when it is acknowledged.
@@ -108,7 +109,10 @@ export function createForwarding(options: ForwardingOptions): Forwarding {
     mayReceive(client, packet) {
       const payload = packet.payload as Buffer;
       if (withheld.has(payload)) return false;
-      const { identity } = speakerOf(client);
+      const speaker = speakerOf(client);
+      // What Aedes says to itself on topics of this kind is for nobody.
+      if (packet.topic.startsWith("$")) return isOwnTopic(packet.topic) && acl.canSubscribe(speaker, packet.topic);
+      const { identity } = speaker;
       if (identity.kind !== "device" || packet.topic !== topic) return true;
       // On the topic that everybody shares, a device hears what is meant for it.
       return options.targetOf(payload) === identity.id;

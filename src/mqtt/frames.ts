@@ -75,6 +75,13 @@ export function checkFrame(bytes: Buffer, start: number, end: number): Fault | u
   }
 }
 
+/** Bytes of the payload of the whole, checked PUBLISH from `start` to `end`. */
+export function measurePayload(bytes: Buffer, start: number, end: number): number {
+  const topic = skipHeader(bytes, start);
+  const hasMessageId = ((bytes[start] as number) & qosMask) !== 0;
+  return end - topic - 2 - readLength(bytes, topic) - (hasMessageId ? 2 : 0);
+}
+
 /** Where the keep-alive stands in a CONNECT: two bytes, seconds. */
 export interface ConnectFrame {
   keepAliveAt: number;

@@ -9,6 +9,7 @@ import {
   checkFrame,
   connectByte,
   measureFrame,
+  measurePayload,
   packetType,
   qosMask,
   type Fault,
@@ -33,7 +34,25 @@ export interface GateOptions {
   trustedProxies: readonly string[];
 }
 
+/** What has come and gone since the start: plain numbers, since they are counted for every packet. */
+export interface Traffic {
+  /** Connections that were let in. */
+  sockets: number;
+  /** CONNECTs among the packets received. */
+  connects: number;
+  packetsReceived: number;
+  packetsSent: number;
+  /** PUBLISH packets, and the bytes of their payloads. */
+  publishesReceived: number;
+  publishesSent: number;
+  payloadBytesReceived: number;
+  payloadBytesSent: number;
+  bytesReceived: number;
+  bytesSent: number;
+}
+
 export interface Gate {
+  traffic: Readonly<Traffic>;
   /** Readies a TCP connection for the broker. @returns `undefined` where there is no room for it; it is closed then */
   admitSocket(socket: Socket): Duplex | undefined;
   /**
@@ -59,10 +78,23 @@ const pingResponse = Buffer.of(0xd0, 0);
 const versionRefusal = Buffer.of(0x20, 2, 0, 1);
 const nothing = Buffer.alloc(0);
 
-export function createGate(options: GateOptions): Gate {
-  const { log, counters, maxConnectionsPerAddress, trustedProxies } = options;
+export function createGate(given: GateOptions): Gate {
+  const { log, counters, maxConnectionsPerAddress, trustedProxies } = given;
   /** Open connections by address; as many as there are connections. */
   const connections = new Map<string, number>();
+  const traffic: Traffic = {
+    sockets: 0,
+    connects: 0,
+    packetsReceived: 0,
+    packetsSent: 0,
+    publishesReceived: 0,
+    publishesSent: 0,
+    payloadBytesReceived: 0,
+    payloadBytesSent: 0,
+    bytesReceived: 0,
+    bytesSent: 0,
+  };
+  const options = { ...given, traffic };
 
   /** Counts a connection. @returns what ends that; `undefined` where there is no room for it, and it is closed */
   function enter(stream: Duplex, peer: string): (() => void) | undefined {
@@ -88,6 +120,7 @@ export function createGate(options: GateOptions): Gate {
   }
 
   return {
+    traffic,
     admitSocket(socket) {
       tune(socket);
       return admitStream(socket, socket.remoteAddress ?? "");
@@ -107,6 +140,8 @@ function tune(socket: Socket): void {
   socket.setNoDelay(true); // a PUBACK waits for nothing
   socket.setKeepAlive(true, tcpKeepAliveMs);
 }
+
+type ConnectionOptions = GateOptions & { traffic: Traffic };
 
 /** A packet that waits until others have been acknowledged. */
 interface Waiting {
@@ -128,7 +163,8 @@ interface Waiting {
 class GatedConnection extends Duplex {
   readonly remoteAddress: string;
   readonly #source: Duplex;
-  readonly #options: GateOptions;
+  readonly #options: ConnectionOptions;
+  readonly #traffic: Traffic;
   readonly #onGone: () => void;
   #phase: "new" | "connecting" | "open" = "new";
   #deadline: NodeJS.Timeout | undefined;
@@ -149,17 +185,22 @@ class GatedConnection extends Duplex {
   /** PINGRESP that a client has not made room for. */
   #owedPings = 0;
   #onSent: (() => void) | undefined;
-  /** Where the packet that is being sent is: its first byte next, its length, or so many bytes of it left. */
-  #sent: "type" | "length" | "body" = "type";
+  /** Where the packet that is being sent is: its first byte next, its length, its topic's, or so many bytes of it left. */
+  #sent: "type" | "length" | "topic" | "body" = "type";
   #sentType = 0;
   #sentLeft = 0;
   #sentFactor = 1;
+  /** What of a PUBLISH is not payload: its message identifier, and the first byte of its topic's length, shifted. */
+  #sentIdBytes = 0;
+  #sentTopic = -1;
 
-  constructor(source: Duplex, remoteAddress: string, options: GateOptions, onGone: () => void) {
+  constructor(source: Duplex, remoteAddress: string, options: ConnectionOptions, onGone: () => void) {
     super({ allowHalfOpen: false });
     this.remoteAddress = remoteAddress;
     this.#source = source;
     this.#options = options;
+    this.#traffic = options.traffic;
+    this.#traffic.sockets++;
     this.#onGone = onGone;
     this.#deadline = setTimeout(() => this.#refuse("connect_timeout"), options.connectTimeoutMs);
     this.on("drain", () => this.#answerPings());
@@ -209,6 +250,8 @@ class GatedConnection extends Duplex {
 
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
     clearTimeout(this.#deadline);
+    // Aedes says so by this alone.
+    if (error?.message === "drain timeout") this.#options.counters.increment("mqtt.gate.drain_timeout");
     this.#source.destroy();
     this.#onGone();
     done(error);
@@ -222,6 +265,7 @@ class GatedConnection extends Duplex {
   }
 
   #take(chunk: Buffer): void {
+    this.#traffic.bytesReceived += chunk.length;
     const bytes = this.#complete(chunk);
     if (bytes !== undefined) this.#scan(bytes);
     this.#steer();
@@ -271,8 +315,14 @@ class GatedConnection extends Duplex {
       fault = isNew ? this.#connect(bytes, at, end) : checkFrame(bytes, at, end);
       if (fault !== undefined) return this.#refuse(fault);
       if (!isNew) this.#deadline?.refresh();
+      this.#traffic.packetsReceived++;
 
-      const isCounted = first >> 4 === packetType.publish && (first & qosMask) !== 0;
+      const isPublish = first >> 4 === packetType.publish;
+      if (isPublish) {
+        this.#traffic.publishesReceived++;
+        this.#traffic.payloadBytesReceived += measurePayload(bytes, at, end);
+      }
+      const isCounted = isPublish && (first & qosMask) !== 0;
       if (first >> 4 === packetType.pingreq) {
         this.#pass(bytes, passed, at);
         passed = end;
@@ -281,7 +331,7 @@ class GatedConnection extends Duplex {
       } else if (this.#waiting.length > 0 || (isCounted && this.#inFlight >= maxInFlight)) {
         this.#pass(bytes, passed, at);
         passed = end;
-        if (this.#waiting.length === 0) this.#options.counters.increment("mqtt.gate.inflight_waits");
+        if (this.#waiting.length === 0) this.#options.counters.increment("mqtt.inflight_waits");
         this.#waiting.push({ frame: bytes.subarray(at, end), isCounted });
         this.#waitingBytes += size;
       } else if (isCounted) this.#inFlight++;
@@ -313,6 +363,7 @@ class GatedConnection extends Duplex {
       }, keepAlive * 1_500);
     }
     this.#phase = "connecting";
+    this.#traffic.connects++;
     return undefined;
   }
 
@@ -368,9 +419,10 @@ class GatedConnection extends Duplex {
     };
   }
 
-  /** Looks for the acknowledgements in what goes out. */
+  /** Looks for the acknowledgements in what goes out, and counts it. */
   #watch(bytes: Buffer): void {
     const before = this.#inFlight;
+    this.#traffic.bytesSent += bytes.length;
     for (let at = 0; at < bytes.length;) {
       if (this.#sent === "body") {
         const step = Math.min(this.#sentLeft, bytes.length - at);
@@ -385,14 +437,28 @@ class GatedConnection extends Duplex {
       const byte = bytes[at++] as number;
       if (this.#sent === "type") {
         this.#sentType = byte >> 4;
+        this.#sentIdBytes = (byte & qosMask) === 0 ? 0 : 2;
         this.#sentFactor = 1;
         this.#sent = "length";
+        this.#traffic.packetsSent++;
         if ((this.#sentType === packetType.puback || this.#sentType === packetType.pubrec) && this.#inFlight > 0)
           this.#inFlight--;
+      } else if (this.#sent === "topic") {
+        this.#sentLeft--;
+        if (this.#sentTopic < 0) this.#sentTopic = byte << 8;
+        else {
+          this.#traffic.payloadBytesSent += this.#sentLeft - (this.#sentTopic | byte) - this.#sentIdBytes;
+          this.#sentTopic = -1;
+          this.#sent = "body";
+        }
       } else {
         this.#sentLeft += (byte & 0x7f) * this.#sentFactor;
         this.#sentFactor *= 128;
-        if (byte < 0x80) this.#sent = this.#sentLeft > 0 ? "body" : "type";
+        if (byte >= 0x80) continue;
+        if (this.#sentType === packetType.publish) {
+          this.#traffic.publishesSent++;
+          this.#sent = "topic";
+        } else this.#sent = this.#sentLeft > 0 ? "body" : "type";
       }
     }
     if (this.#inFlight < before && this.#waiting.length > 0) {

@@ -1,4 +1,5 @@
 import type { Client, Subscription } from "aedes";
+import type { Counters } from "../counters.ts";
 import type { Acl, Speaker } from "./acl.ts";
 import { matchesTopic } from "./topics.ts";
 
@@ -6,6 +7,7 @@ export interface GrantOptions {
   acl: Acl;
   /** Subscriptions of one client. */
   maxSubscriptions: number;
+  counters: Counters;
 }
 
 type Qos = 0 | 1 | 2;
@@ -26,15 +28,21 @@ interface Granted {
   qos: Qos;
 }
 
-export function createGrants({ acl, maxSubscriptions }: GrantOptions): Grants {
+export function createGrants({ acl, maxSubscriptions, counters }: GrantOptions): Grants {
   const granted = new WeakMap<object, Map<string, Granted>>();
   return {
     grant(client, speaker, { topic, qos }) {
       let filters = granted.get(client);
       if (filters === undefined) granted.set(client, (filters = new Map()));
-      if (!acl.canSubscribe(speaker, topic)) return false;
+      if (!acl.canSubscribe(speaker, topic)) {
+        counters.increment("mqtt.subscriptions_refused");
+        return false;
+      }
       // One that it has may be subscribed to again.
-      if (filters.size >= maxSubscriptions && !filters.has(topic)) return false;
+      if (filters.size >= maxSubscriptions && !filters.has(topic)) {
+        counters.increment("mqtt.subscriptions_over_limit");
+        return false;
+      }
       filters.set(topic, { levels: topic.split("/"), qos });
       return true;
     },

@@ -95,6 +95,9 @@ export function createPersistence(options: PersistenceOptions) {
       wills.load(state.wills);
     },
 
+    /** How much there is of what has a limit. Subscriptions are those of sessions. */
+    stats: () => ({ ...sessions.stats(), ...queues.stats(), ...retained.stats() }),
+
     /** Rejects where the store takes no writes now. */
     probe: (): Promise<void> => writes.commit(probeStore),
 

@@ -38,6 +38,11 @@ export function createWebSockets({
     perMessageDeflate: false,
     handleProtocols: (protocols) => ["mqtt", "mqttv3.1"].find((protocol) => protocols.has(protocol)) ?? false,
   });
+  server.on("wsClientError", (_error, socket) => {
+    counters.increment("mqtt.handshakes_refused");
+    socket.once("finish", () => socket.destroy());
+    socket.end("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nSec-WebSocket-Version: 13\r\n\r\n");
+  });
   return {
     handleUpgrade(request, socket, head) {
       if (server.clients.size >= maxConnections) {

@@ -11,7 +11,7 @@ beforeEach(() => {
   at = 0;
 });
 const open = (burst: number, perMinute: number): RateLimit =>
-  createRateLimit({ burst, perMinute, counters, counter: "refused", now: () => at });
+  createRateLimit({ burst, perMinute, counters, counter: "http.calls_refused", now: () => at });
 
 /** Undefined where it goes through, else the seconds to wait. */
 function refusal(limit: RateLimit, key = "a"): number | undefined {
@@ -34,7 +34,7 @@ describe("a rate limit", () => {
     const limit = open(100, 1_000);
     expect(spendAll(limit)).toBe(100);
     expect(spendAll(limit)).toBe(0);
-    expect(counters.get("refused")).toBe(2);
+    expect(counters.get("http.calls_refused")).toBe(2);
   });
 
   test("gives back at its rate, up to the burst and no further", () => {
@@ -129,7 +129,9 @@ describe("a rate limit", () => {
     limit.spend("second");
     for (let i = 0; i < 9_998; i++) limit.spend(`key ${i}`);
     expect(refusal(limit, "first")).toBeDefined(); // seen again: now "second" is the one longest unseen
+    expect(counters.get("http.callers_forgotten")).toBe(0);
     limit.spend("one more");
+    expect(counters.get("http.callers_forgotten")).toBe(1);
     expect(refusal(limit, "first")).toBeDefined();
     expect(refusal(limit, "key 9997")).toBeDefined();
     expect(refusal(limit, "second")).toBeUndefined();

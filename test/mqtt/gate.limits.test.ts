@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { createServer, type AddressInfo } from "node:net";
 import type { Duplex } from "node:stream";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { createCounters } from "../../src/counters.ts";
+import { createCounters, type counterTable } from "../../src/counters.ts";
 import { createLog } from "../../src/log.ts";
 import { createGate } from "../../src/mqtt/gate.ts";
 import { connectMqtt, until } from "../support/client.ts";
@@ -19,7 +19,8 @@ beforeAll(async () => {
 });
 afterAll(() => gateway.close());
 
-const count = (name: string): number => gateway.app.counters.get(`mqtt.gate.${name}`);
+type Reason = keyof (typeof counterTable)["mqtt.gate"]["reasons"];
+const count = (reason: Reason): number => gateway.app.counters.get(`mqtt.gate.${reason}`);
 
 test("connections that never say CONNECT are closed, whether they are silent or slow", async () => {
   const wires = await Promise.all(Array.from({ length: 50 }, () => openWire(gateway.mqttUrl)));
@@ -85,7 +86,7 @@ test("no more messages than the cap go on without an acknowledgement, at QoS 1 a
     wire.send(publishFrame("t", name, qosOf(i), i + 1));
     await new Promise(setImmediate);
   }
-  await until(() => counters.get("mqtt.gate.inflight_waits") > 0);
+  await until(() => counters.get("mqtt.inflight_waits") > 0);
   const inFlight = (): number => accepted.filter((name) => qosOf(Number(name)) > 0).length;
   let most = 0;
   for (const [i] of names.entries()) {

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import Sqlite from "better-sqlite3";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { counterTable } from "../../src/counters.ts";
 import { connectMqtt, until } from "../support/client.ts";
 import { startLocalGateway, type LocalGateway } from "../support/gateway.ts";
 import {
@@ -26,7 +27,8 @@ beforeAll(async () => {
 });
 afterAll(() => gateway.close());
 
-const count = (name: string): number => gateway.app.counters.get(`mqtt.gate.${name}`);
+type Reason = keyof (typeof counterTable)["mqtt.gate"]["reasons"];
+const count = (reason: Reason): number => gateway.app.counters.get(`mqtt.gate.${reason}`);
 
 const mac_address = "aabbccddeeff";
 /** The first sensor of the device with that address. */
@@ -66,7 +68,7 @@ const overlong = Buffer.from([0x61, 0xc0, 0xaf]);
 const surrogate = Buffer.from([0xed, 0xa0, 0x80]);
 
 describe("a connection is closed at once", () => {
-  test.each<[string, string, Buffer[]]>([
+  test.each<[string, Reason, Buffer[]]>([
     ["HTTP", "not_connect", [Buffer.from("GET / HTTP/1.1\r\n\r\n")]],
     ["a TLS hello", "not_connect", [Buffer.from("16030102000100", "hex")]],
     ["PUBLISH first", "not_connect", [publishFrame("lambdaiot", "{}")]],
@@ -101,7 +103,7 @@ describe("a connection is closed at once", () => {
     expect(wire.received).toEqual(fault === "unsupported_version" ? [Buffer.of(0x20, 2, 0, 1)] : []);
   });
 
-  test.each<[string, string, Buffer]>([
+  test.each<[string, Reason, Buffer]>([
     ["a second CONNECT", "malformed", connectFrame()],
     ["a packet that announces 300 KB", "too_large", Buffer.of(0x30, 0x80, 0xa8, 0x12)],
     ["PUBLISH at QoS 3", "malformed", frame(0x36, Buffer.from("\0\x01a\0\x01", "latin1"))],
@@ -229,7 +231,7 @@ test("a client that does not wait for the answer to its CONNECT is heard to the 
 
 test("while commits are held, messages wait in bounds, PINGREQ is answered, and all are acknowledged in order after it", async () => {
   const wire = await openDevice({ keepAlive: 1 });
-  const waits = count("inflight_waits");
+  const waits = gateway.app.counters.get("mqtt.inflight_waits");
   const release = holdCommits();
   for (let i = 0; i < 300; i++) {
     wire.send(publishFrame("lambdaiot", reading(30_000 + i), 1, i + 1));
@@ -243,7 +245,7 @@ test("while commits are held, messages wait in bounds, PINGREQ is answered, and 
     await sleep(700);
   }
   expect(acknowledged(wire)).toEqual([]);
-  expect(count("inflight_waits")).toBe(waits + 1);
+  expect(gateway.app.counters.get("mqtt.inflight_waits")).toBe(waits + 1);
   release();
   await until(() => acknowledged(wire).length === 300);
   expect(acknowledged(wire)).toEqual(Array.from({ length: 300 }, (_, i) => i + 1));

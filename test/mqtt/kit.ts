@@ -1,4 +1,5 @@
 import type { IClientOptions, MqttClient } from "mqtt";
+import type { CounterName } from "../../src/counters.ts";
 import { createPersistence, type Persistence, type PersistenceOptions } from "../../src/mqtt/persistence.ts";
 import { connectListener, connectMqtt, type Listener } from "../support/client.ts";
 import { makeFolder, startLocalGateway, type LocalGateway, type StartOptions } from "../support/gateway.ts";
@@ -45,7 +46,7 @@ export async function connect(gateway: LocalGateway, options: IClientOptions = {
   return client;
 }
 
-export const counter = (gateway: LocalGateway, name: string): number => gateway.app.counters.get(name);
+export const counter = (gateway: LocalGateway, name: CounterName): number => gateway.app.counters.get(name);
 
 /** What a persistence is given by default. */
 const limits = {

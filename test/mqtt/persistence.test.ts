@@ -177,7 +177,7 @@ test("limits that were lowered hold at the next start; what they drop is counted
   ]);
   await restarted.settled();
   expect(rows()).toEqual([2, 2, 6, 1]);
-  const counted = ["mqtt.sessions_dropped", "mqtt.queue_dropped", "mqtt.retained_refused"];
+  const counted = ["mqtt.sessions_dropped", "mqtt.queue_dropped", "mqtt.retained_refused"] as const;
   expect(counted.map((name) => t.counters.get(name))).toEqual([1, 4, 3]);
   const tight = await open({ maxQueuedBytes: 4 });
   expect([...(await waiting(tight)), ...(await waiting(tight, { id: "d" }))]).toHaveLength(2);

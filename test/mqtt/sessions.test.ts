@@ -40,7 +40,7 @@ test("of one SUBSCRIBE no more is granted or stored than a client may have, and 
   expect(await ask(["a", "c", "f"])).toEqual([1, 1, 128]);
   await client.unsubscribeAsync("a");
   expect(await ask(["f"])).toEqual([1]);
-  expect(counter(gateway, "mqtt.subscriptions_refused")).toBe(3);
+  expect(counter(gateway, "mqtt.subscriptions_over_limit")).toBe(3);
   await client.endAsync();
   const publisher = await connect(gateway);
   for (const topic of ["a", "b", "c", "d", "e", "f"]) await publisher.publishAsync(topic, "1", { qos: 1 });

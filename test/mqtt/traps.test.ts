@@ -354,6 +354,7 @@ async function startParts(
     maxConnections: 100,
     maxPacketBytes: 65_536,
     maxSubscriptions: 10,
+    sysIntervalMs: 0,
     ...parts,
   });
   closing.push(() => broker.close());

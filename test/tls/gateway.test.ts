@@ -95,7 +95,7 @@ describe("a gateway with a certificate", () => {
       await inbox.next((body) => body["url"] === url && body["i"] === 199);
     }
     expect(inbox.messages).toHaveLength(400);
-    expect(gateway.app.counters.get("mqtt.gate.inflight_waits")).toBeGreaterThan(0);
+    expect(gateway.app.counters.get("mqtt.inflight_waits")).toBeGreaterThan(0);
   });
 
   test("is trusted by nobody who does not have its authority", async () => {

@@ -244,6 +244,12 @@ export function createQueues(options: QueueOptions) {
       queues.delete(clientId);
     },
 
+    stats() {
+      let queued = 0;
+      for (const { messages } of queues.values()) queued += messages.size;
+      return { queued, queuedBytes };
+    },
+
     isCommitted: (payload: Buffer): boolean => accepted.has(payload),
 
     /** What `accept` does, for QoS 2 before its PUBREC, with the note that it has come. */

@@ -68,6 +68,8 @@ export function createRetained({ log, counters, writes, maxRetained, maxRetained
   return {
     hasRoom,
 
+    stats: () => ({ retained: messages.size, retainedBytes: bytes }),
+
     /** What there is no room for any more is taken away. */
     load(stored: readonly StoredRetained[]): void {
       for (const { topic, payload, qos } of stored) {

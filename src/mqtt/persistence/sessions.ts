@@ -136,6 +136,12 @@ export function createSessions({ counters, writes, now, maxSessions, sessionExpi
     match,
     ownerOf,
 
+    stats() {
+      let subscriptions = 0;
+      for (const { granted } of subscribed.values()) subscriptions += granted.size;
+      return { sessions: owners.size, subscriptions };
+    },
+
     /** Sessions beyond the limit, those seen longest ago, are over; so is what belongs to none. */
     load(sessions: readonly StoredSession[], subscriptions: readonly StoredSubscription[]): void {
       const over = new Set<string>();
