@@ -117,6 +117,8 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       maxQueued: config.mqtt.max_queued_messages,
       maxQueuedBytes: config.mqtt.max_queued_bytes,
       maxSessions: config.mqtt.max_sessions,
+      maxUnreleased: config.mqtt.max_unreleased_messages,
+      maxUnreleasedTotal: config.mqtt.max_unreleased_total,
       maxRetained: config.mqtt.max_retained_messages,
       maxRetainedBytes: config.mqtt.max_retained_bytes,
       sessionExpiryMs: config.mqtt.session_expiry_days * 86_400_000,
@@ -135,6 +137,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       resendWindow: config.mqtt.resend_window,
     });
     const broker = await startBroker({
+      bus,
       ingest,
       logIn: createLogin({
         domain,
@@ -146,6 +149,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       acl,
       persistence,
       targetOf,
+      isHealthy: store.isHealthy,
       isForged: createForgeryCheck(domain, config.mqtt.topic),
       gate: createGate({
         log,

@@ -229,6 +229,12 @@ export const sections = {
       64 * megabyte,
       "bytes that wait for all sessions together",
     ),
+    max_unreleased_messages: key(
+      integer(1, 65_535),
+      1_000,
+      "QoS 2 messages of one client that may wait for its PUBREL; one more ends its connection",
+    ),
+    max_unreleased_total: key(integer(1, 10_000_000), 100_000, "the same of all clients together"),
     max_retained_messages: key(integer(0, 1_000_000), 10_000, "retained messages"),
     max_retained_bytes: key(integer(0, 1_024 * megabyte), 16 * megabyte, "bytes of retained messages"),
     resend_window: key(

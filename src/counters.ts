@@ -80,6 +80,11 @@ export const counterTable = {
   "mqtt.retained_refused": {
     help: "Retained messages not kept, past mqtt.max_retained_messages or mqtt.max_retained_bytes",
   },
+  "mqtt.sessions_dropped": { help: "Stored sessions that were over mqtt.max_sessions at the start" },
+  "mqtt.unreleased_refused": {
+    help: "QoS 2 messages not taken, past mqtt.max_unreleased_messages or mqtt.max_unreleased_total",
+  },
+  "mqtt.connections_revoked": { help: "Connections ended because what they logged in with was replaced or taken away" },
   "mqtt.sessions_refused": { help: "Sessions that were to be kept, past mqtt.max_sessions" },
   "mqtt.sessions_expired": { help: "Sessions ended because their clients stayed away for mqtt.session_expiry_days" },
 

@@ -4,6 +4,7 @@ import type { Ctx } from "./ctx.ts";
 import { DomainError } from "./errors.ts";
 import { newUuid } from "./ids.ts";
 import type { Patch } from "./schemas.ts";
+import { endDeviceIdentity } from "./sessions.ts";
 import { deviceStatus, displayId, wordColumn } from "./status.ts";
 import { formatInstant } from "./time.ts";
 import { enqueueEvent } from "./webhooks.ts";
@@ -123,6 +124,7 @@ export function deleteDevice(ctx: Ctx, id: string): void {
   ctx.db.delete(sensors).where(eq(sensors.devicePk, device.pk)).run();
   ctx.db.delete(actors).where(eq(actors.devicePk, device.pk)).run();
   ctx.db.delete(devices).where(eq(devices.pk, device.pk)).run();
+  if (device.tokenHash !== null) endDeviceIdentity(ctx, device.id);
   if (gone.length > 0) ctx.emit("sensors.removed", { count: gone.length });
 }
 

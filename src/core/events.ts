@@ -13,7 +13,17 @@ export interface EventMap {
   /** Something waits in the outbox. */
   "delivery.queued": object;
   "sensors.removed": { count: number };
+  "credentials.revoked": Revoked;
 }
+
+/**
+ * What somebody logs in with is worth nothing any more: a device's token (`isGone`: and it has no other), a user's
+ * password and tokens, an API key.
+ */
+export type Revoked =
+  | { kind: "device"; id: string; isGone: boolean }
+  | { kind: "user"; id: string }
+  | { kind: "key"; id: string };
 
 export type EventName = keyof EventMap;
 export type Emit = <K extends EventName>(name: K, event: EventMap[K]) => void;

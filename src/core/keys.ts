@@ -54,6 +54,7 @@ export function deleteApiKey(ctx: Ctx, userId: string, id: string): void {
     .where(and(eq(apiKeys.id, id), eq(apiKeys.userId, userId)))
     .run();
   if (changes === 0) throw new DomainError("not_found", "API key not found");
+  ctx.emit("credentials.revoked", { kind: "key", id });
 }
 
 export interface KeyBearer {

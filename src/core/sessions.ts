@@ -1,4 +1,4 @@
-import { and, asc, eq, inArray } from "drizzle-orm";
+import { and, asc, desc, eq, inArray } from "drizzle-orm";
 import { mqttIncoming, mqttQueued, mqttRetained, mqttSessions, mqttSubscriptions, mqttWills } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { prepareOnce } from "./prepared.ts";
@@ -13,6 +13,7 @@ export type StoredRetained = typeof mqttRetained.$inferSelect;
 export type StoredWill = typeof mqttWills.$inferSelect;
 
 export interface BrokerState {
+  /** Those seen last first. */
   sessions: StoredSession[];
   subscriptions: StoredSubscription[];
   queued: StoredMessage[];
@@ -22,7 +23,7 @@ export interface BrokerState {
 }
 
 export const loadBrokerState = (ctx: Ctx): BrokerState => ({
-  sessions: ctx.db.select().from(mqttSessions).all(),
+  sessions: ctx.db.select().from(mqttSessions).orderBy(desc(mqttSessions.seenAt)).all(),
   subscriptions: ctx.db.select().from(mqttSubscriptions).all(),
   queued: ctx.db.select().from(mqttQueued).orderBy(asc(mqttQueued.pk)).all(),
   incoming: ctx.db.select().from(mqttIncoming).all(),
@@ -38,12 +39,39 @@ export function putSession(ctx: Ctx, session: StoredSession): void {
     .run();
 }
 
+/** Writes and takes back what changes nothing, to see whether the store takes writes. No client has an empty id. */
+export function probeStore(ctx: Ctx): void {
+  ctx.db.insert(mqttSessions).values({ clientId: "", owner: "", seenAt: 0 }).run();
+  ctx.db.delete(mqttSessions).where(eq(mqttSessions.clientId, "")).run();
+}
+
 /** A session ends with all that belongs to it. */
 export function deleteSession(ctx: Ctx, clientId: string): void {
   for (const table of [mqttSessions, mqttSubscriptions, mqttQueued, mqttIncoming]) {
     ctx.db.delete(table).where(eq(table.clientId, clientId)).run();
   }
 }
+
+/** By which the sessions of a device with a token of its own are known. */
+export const deviceOwner = (deviceId: string): string => `device:${deviceId}`;
+
+/**
+ * Ends what a device has with its token: the sessions with what waits for them, and every connection. Whoever comes with
+ * its client ids next, as a device without a token does, begins anew.
+ */
+export function endDeviceIdentity(ctx: Ctx, deviceId: string): void {
+  const owned = ctx.db
+    .select()
+    .from(mqttSessions)
+    .where(eq(mqttSessions.owner, deviceOwner(deviceId)))
+    .all();
+  for (const { clientId } of owned) deleteSession(ctx, clientId);
+  ctx.emit("credentials.revoked", { kind: "device", id: deviceId, isGone: true });
+}
+
+/** Whether a session is there, and still the same one's. */
+export const isSessionOf = (ctx: Ctx, clientId: string, owner: string): boolean =>
+  ctx.db.select().from(mqttSessions).where(eq(mqttSessions.clientId, clientId)).get()?.owner === owner;
 
 export function putSubscriptions(
   ctx: Ctx,
@@ -85,6 +113,10 @@ export const enqueueMessage = (ctx: Ctx, clientId: string, { topic, payload, qos
   Number(statements(ctx.db).enqueue.run(clientId, topic, payload, qos, Number(retain)).lastInsertRowid);
 
 export const dequeueMessage = (ctx: Ctx, pk: number): void => void statements(ctx.db).dequeue.run(pk);
+
+/** Takes away all that waits for a session. */
+export const deleteQueue = (ctx: Ctx, clientId: string): void =>
+  void ctx.db.delete(mqttQueued).where(eq(mqttQueued.clientId, clientId)).run();
 
 export const setMessageId = (ctx: Ctx, pk: number, messageId: number): void =>
   void statements(ctx.db).setMessageId.run(messageId, pk);

@@ -84,4 +84,5 @@ export function changePassword(ctx: Ctx, id: string, passwordHash: string): void
     .set({ passwordHash, tokenVersion: sql`${users.tokenVersion} + 1` })
     .where(eq(users.id, id))
     .run();
+  ctx.emit("credentials.revoked", { kind: "user", id });
 }

@@ -60,7 +60,7 @@ export function createLogin({ domain, tokens, credentials, anonymous, attempts }
     }
     if (isApiKey(password)) {
       const bearer = domain.read(system, (ctx) => findKeyBearer(ctx, password));
-      return bearer === undefined ? "bad username or password" : toIdentity(bearer.actor);
+      return bearer === undefined ? "bad username or password" : { ...toIdentity(bearer.actor), keyId: bearer.keyId };
     }
     if (username !== "") {
       const device = domain.read(system, (ctx) => findTokenBearer(ctx, username, password));
@@ -73,7 +73,11 @@ export function createLogin({ domain, tokens, credentials, anonymous, attempts }
   };
 }
 
-const toIdentity = ({ id, role }: { id: string; role: "admin" | "member" }): Identity => ({ kind: "user", id, role });
+const toIdentity = ({ id, role }: { id: string; role: "admin" | "member" }): Extract<Identity, { kind: "user" }> => ({
+  kind: "user",
+  id,
+  role,
+});
 
 const digest = (value: string): Buffer => createHash("sha256").update(value).digest();
 

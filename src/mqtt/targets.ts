@@ -1,3 +1,4 @@
+import { readCommandTarget } from "../core/commands.ts";
 import { findComponent } from "../core/components.ts";
 import type { Ctx, Domain } from "../core/ctx.ts";
 import { findDevice } from "../core/devices.ts";
@@ -18,15 +19,10 @@ export function createTargets(domain: Domain): TargetOf {
   const found = new WeakMap<Buffer, { deviceId: string | undefined }>();
 
   function find(ctx: Ctx, payload: Buffer): string | undefined {
-    const body = parseJson(payload.toString());
-    if (typeof body !== "object" || body === null) return undefined;
-    const { type, device_id, sensor_id, actor_id } = body as Record<string, unknown>;
-    if (type === "device_check_request" && typeof device_id === "string") return device_id;
-    if (type === "sensor_trigger" && typeof sensor_id === "string")
-      return findComponent(ctx, "sensor", sensor_id)?.deviceId;
-    if (type === "actor_command" && typeof actor_id === "string")
-      return findComponent(ctx, "actor", actor_id)?.deviceId;
-    return undefined;
+    // Also where it is not quite UTF-8: its device may not be so particular.
+    const target = readCommandTarget(parseJson(payload.toString()));
+    if (target === undefined || target.kind === "device") return target?.id;
+    return findComponent(ctx, target.kind, target.id)?.deviceId;
   }
 
   return function targetOf(payload) {

@@ -150,6 +150,8 @@ describe("of two devices with tokens, neither", () => {
         JSON.stringify({ type: "device_check_response", device_id: b.id, status: "lost" }),
         JSON.stringify({ type: "actor_command", actor_id: b.actorId, value: 666 }),
         JSON.stringify({ type: "sensor_trigger", sensor_id: b.sensorId }),
+        // A device may take its id for the same in capitals.
+        JSON.stringify({ type: "actor_command", actor_id: b.actorId.toUpperCase(), value: 666 }),
         JSON.stringify({ type: "actor_command", actor_id: b.actorId, value: 666, pad: "x".repeat(66_000) }),
       ];
       const impostors = [await connect(loginOf(a)), await connect()];
@@ -172,7 +174,7 @@ describe("of two devices with tokens, neither", () => {
       expect([await valuesOf(a), await valuesOf(b)]).toEqual([[1], []]);
       const { name, status_id } = (await api("GET", `/devices/${b.id}`)).body;
       expect({ name, status_id }).toEqual({ name: before.name, status_id: before.status_id });
-      expect(counter("mqtt.rejected.forbidden")).toBe(12);
+      expect(counter("mqtt.rejected.forbidden")).toBe(14);
       const late = await openInbox(await connect({ username: "admin", password: "secret123" }), "#");
       await (impostors[1] as MqttClient).publishAsync("free", '{"type":"end"}', { qos: 1 });
       await late.next((body) => body["type"] === "end");

@@ -34,6 +34,8 @@ describe("aedes-persistence's own suite", () => {
         maxQueued: 100_000,
         maxQueuedBytes: 2 ** 30,
         maxSessions: 1_000,
+        maxUnreleased: 1_000,
+        maxUnreleasedTotal: 1_000,
         maxRetained: 1_000,
         maxRetainedBytes: 2 ** 30,
         sessionExpiryMs: 1_000,

@@ -1,57 +1,11 @@
-import type { IClientOptions, MqttClient } from "mqtt";
+import type { IClientOptions } from "mqtt";
 import { afterEach, expect, test } from "vitest";
-import type { CounterName } from "../../src/counters.ts";
-import { createPersistence } from "../../src/mqtt/persistence.ts";
-import { connectMqtt, logIn, until } from "../support/client.ts";
-import { makeFolder, startLocalGateway, type LocalGateway, type StartOptions } from "../support/gateway.ts";
-import { countRows, openTestStore } from "../support/store.ts";
+import { logIn, until } from "../support/client.ts";
+import type { LocalGateway } from "../support/gateway.ts";
+import { countRows } from "../support/store.ts";
+import { cleanUp, connect, counter, listen, newFolder, openPersistence, start } from "./kit.ts";
 
-const cleanUps: (() => unknown)[] = [];
-afterEach(async () => {
-  for (const cleanUp of cleanUps.splice(0).toReversed()) await cleanUp();
-});
-
-async function start(options: StartOptions = {}): Promise<LocalGateway> {
-  const gateway = await startLocalGateway(options);
-  let isOpen = true;
-  const close = gateway.close.bind(gateway);
-  gateway.close = async () => {
-    if (isOpen) await close();
-    isOpen = false;
-  };
-  cleanUps.push(() => gateway.close());
-  return gateway;
-}
-
-function newFolder(): string {
-  const { folder, remove } = makeFolder();
-  cleanUps.push(remove);
-  return folder;
-}
-
-interface Listener {
-  client: MqttClient;
-  heard: string[];
-}
-
-/** Connects with a session to keep, and hears from the first moment on. */
-async function listen(gateway: LocalGateway, options: IClientOptions = {}): Promise<Listener> {
-  const heard: string[] = [];
-  const client = await connectMqtt(gateway.mqttUrl, { clientId: "keeper", clean: false, ...options });
-  client.on("error", () => undefined);
-  client.on("message", (topic, payload) => void heard.push(`${topic} ${payload.toString()}`));
-  cleanUps.push(() => client.end(true));
-  return { client, heard };
-}
-
-async function connect(gateway: LocalGateway, options: IClientOptions = {}): Promise<MqttClient> {
-  const client = await connectMqtt(gateway.mqttUrl, options);
-  client.on("error", () => undefined);
-  cleanUps.push(() => client.end(true));
-  return client;
-}
-
-const counter = (gateway: LocalGateway, name: CounterName): number => gateway.app.counters.get(name);
+afterEach(cleanUp);
 
 test("a denied subscription is not stored, and delivers nothing later", async () => {
   const gateway = await start();
@@ -261,35 +215,11 @@ test("a retained QoS 2 message reaches a session to keep without disconnecting i
   expect([heard, client.connected]).toEqual([["r 1", "r 2"], true]);
 });
 
-/** A persistence of its own on a real store. */
-function openPersistence(more: { sessionExpiryMs?: number } = {}) {
-  const t = openTestStore();
-  const open = () => {
-    const persistence = createPersistence({
-      domain: t.domain,
-      log: t.log,
-      counters: t.counters,
-      now: () => t.clock.at,
-      maxQueued: 100,
-      maxQueuedBytes: 1_000_000,
-      maxSessions: 100,
-      maxRetained: 100,
-      maxRetainedBytes: 1_000_000,
-      sessionExpiryMs: 8_000,
-      ...more,
-    });
-    return persistence;
-  };
-  cleanUps.push(() => t.close());
-  return { t, open };
-}
-
 test("a session whose client stays away is over after its time, and not that of a client who is here", async () => {
   const { t, open } = openPersistence();
-  const persistence = open();
-  await persistence.setup({ id: "b" });
+  const persistence = await open();
   for (const id of ["here", "away"]) {
-    persistence.keepSession(id, "anyone");
+    await persistence.keepSession(id, "anyone");
     await persistence.addSubscriptions({ id }, [{ topic: "a", qos: 1 } as never]);
   }
   t.clock.at += 8_000;
@@ -302,24 +232,21 @@ test("a session whose client stays away is over after its time, and not that of 
   expect([countRows(t, "mqtt_sessions"), countRows(t, "mqtt_subscriptions")]).toEqual([1, 1]);
   // Having been here counts from the last look, over a crash too.
   t.clock.at += 100;
-  const restarted = open();
-  await restarted.setup({ id: "b2" });
+  const restarted = await open();
   restarted.expire(() => false);
   expect(restarted.ownerOf("here")).toBe("anyone");
 });
 
 test("a will outlives a crash until it is published, and is gone after a clean disconnect", async () => {
   const { open } = openPersistence();
-  const persistence = open();
-  await persistence.setup({ id: "b" });
+  const persistence = await open();
   const will = (id: string) =>
     persistence.putWill({ id }, { topic: `gone/${id}`, payload: Buffer.from("x"), qos: 1, retain: true } as never);
   await will("one");
   await will("two");
   await persistence.delWill({ id: "two" });
   await persistence.settled();
-  const restarted = open();
-  await restarted.setup({ id: "b2" });
+  const restarted = await open();
   const wills = (await restarted.streamWill({ b2: Date.now() }).toArray()) as {
     clientId: string;
     topic: string;
@@ -331,17 +258,15 @@ test("a will outlives a crash until it is published, and is gone after a clean d
   ]);
   await restarted.delWill({ id: "one" });
   await restarted.settled();
-  const last = open();
-  await last.setup({ id: "b3" });
+  const last = await open();
   expect(await last.streamWill({}).toArray()).toEqual([]);
 });
 
 test("a new message does not get an identifier under which another one is still on its way", async () => {
   const { open } = openPersistence();
-  const persistence = open();
-  await persistence.setup({ id: "b" });
+  const persistence = await open();
   const client = { id: "c" };
-  persistence.keepSession("c", "anyone");
+  await persistence.keepSession("c", "anyone");
   const packet = (brokerCounter: number) =>
     ({ cmd: "publish", brokerId: "b", brokerCounter, topic: "a", payload: Buffer.from("x"), qos: 2 }) as const;
   const numbered = async (brokerCounter: number, messageId: number): Promise<number> => {
@@ -353,8 +278,7 @@ test("a new message does not get an identifier under which another one is still 
   expect([await numbered(1, 65_535), await numbered(2, 65_535), await numbered(3, 1), await numbered(4, 7)]).toEqual([
     65_535, 1, 2, 7,
   ]);
-  const restarted = open();
-  await restarted.setup({ id: "b2" });
+  const restarted = await open();
   expect(restarted.firstFreeMessageId("c")).toBe(8);
 });
 

@@ -54,6 +54,32 @@ export async function logIn(url: string, username = "admin", password = "secret1
 export const connectMqtt = (url: string, options: IClientOptions = {}): Promise<MqttClient> =>
   mqtt.connectAsync(url, { reconnectPeriod: 0, connectTimeout: 5_000, ...options }, false);
 
+export interface Listener {
+  client: MqttClient;
+  /** Topic and payload of every message. */
+  heard: string[];
+  /** QoS and payload of every message. */
+  graded: string[];
+}
+
+/** Connects and hears all there is, also what follows CONNACK at once. */
+export async function connectListener(url: string, options: IClientOptions = {}): Promise<Listener> {
+  const heard: string[] = [];
+  const graded: string[] = [];
+  const client = mqtt.connect(url, { reconnectPeriod: 0, connectTimeout: 5_000, ...options });
+  client.on("message", (topic, payload, { qos }) => {
+    heard.push(`${topic} ${payload.toString()}`);
+    graded.push(`${qos} ${payload.toString()}`);
+  });
+  await new Promise<void>((resolve, reject) => {
+    client.once("connect", () => resolve());
+    client.once("error", reject);
+    client.once("close", () => reject(new Error("the connection was closed")));
+  });
+  client.on("error", () => undefined);
+  return { client, heard, graded };
+}
+
 export interface Inbox {
   messages: { topic: string; body: Record<string, unknown> }[];
   /** Resolves with the first message, past or to come, for which `isWanted` says yes. */

@@ -1,0 +1,123 @@
+import type { AedesPublishPacket, Client, PublishPacket } from "aedes";
+import type { Acl, Speaker } from "./acl.ts";
+import type { Ingest } from "./ingest.ts";
+import type { Persistence } from "./persistence.ts";
+import { isOwnTopic } from "./sys.ts";
+import type { TargetOf } from "./targets.ts";
+
+// A message's way from its sender to those who may hear it, and when it is acknowledged.
+
+export interface ForwardingOptions {
+  ingest: Ingest;
+  acl: Acl;
+  persistence: Persistence;
+  targetOf: TargetOf;
+  speakerOf: (client: Client | null) => Speaker;
+  /** Counts what a client may not say. */
+  reject: (speaker: Speaker, topic: string) => void;
+  topic: string;
+}
+
+export interface Forwarding {
+  /** Calls back once a message may be acknowledged; with an error, it is not, and its connection ends. */
+  authorizePublish(client: Client | null, packet: PublishPacket, done: (error?: Error | null) => void): void;
+  /** Whether a message is for this client. */
+  mayReceive(client: Client, packet: AedesPublishPacket): boolean;
+  /** The client id under which a device spoke last. */
+  clientIdOf(deviceId: string): string | undefined;
+}
+
+/** A message that has not been acknowledged yet. */
+interface Turn {
+  packet: PublishPacket;
+  done: (error?: Error | null) => void;
+  /** `undefined` until it may be acknowledged, or is refused with an error. */
+  outcome: Error | null | undefined;
+}
+
+/** Nobody listens there. */
+const withheldTopic = "$SYS/withheld";
+
+export function createForwarding(options: ForwardingOptions): Forwarding {
+  const { ingest, acl, persistence, speakerOf, reject, topic } = options;
+  /** Messages that are acknowledged and go nowhere, by their payload, which Aedes hands on as it is. */
+  const withheld = new WeakSet<object>();
+  /** Messages that wait for their commit, or for one before them, in order of arrival, by connection. */
+  const held = new WeakMap<Client, Turn[]>();
+  /** The connection over which each device spoke last, by client id. As many as there are devices. */
+  const speakers = new Map<string, string>();
+
+  /** Lets a message be acknowledged and go nowhere. */
+  function withhold(packet: PublishPacket): void {
+    const payload = Buffer.alloc(0);
+    packet.payload = payload;
+    packet.retain = false;
+    packet.topic = withheldTopic; // Aedes itself listens on some that begin with $SYS
+    withheld.add(payload);
+    persistence.refuse(payload);
+  }
+
+  return {
+    authorizePublish(client, packet, done) {
+      // A will, sent for a client that is gone. It says that the device left; what else it says is not stored. It was
+      // looked at when the client came.
+      const isWill = client === null || client.closed;
+      const speaker = speakerOf(client);
+      const isAllowed = client === null || acl.canPublish(speaker, packet.topic);
+      if (!isAllowed) {
+        reject(speaker, packet.topic);
+        withhold(packet);
+      }
+      if (isWill) return done(null);
+      const ingested = isAllowed
+        ? ingest(speaker, {
+            topic: packet.topic,
+            payload: packet.payload as Buffer,
+            qos: packet.qos,
+            dup: packet.dup,
+            messageId: packet.qos > 0 ? packet.messageId : undefined,
+          })
+        : undefined;
+      const owed = isAllowed && ingested === undefined ? persistence.accept(packet) : undefined;
+      let turns = held.get(client);
+      if (ingested === undefined && owed === undefined && (turns === undefined || turns.length === 0))
+        return done(null);
+      if (turns === undefined) held.set(client, (turns = []));
+      const turn: Turn = { packet, done, outcome: ingested === undefined && owed === undefined ? null : undefined };
+      turns.push(turn);
+      // Acknowledgements go out in the order of arrival, also within one commit and of what need not wait [MQTT-4.6.0-2].
+      const settle = (outcome: Error | null): void => {
+        turn.outcome = outcome;
+        for (let first = turns[0]; first?.outcome !== undefined; first = turns[0]) {
+          turns.shift();
+          // Aedes drops what it cannot acknowledge any more.
+          if (first.outcome !== null || (!client.connected && !client.connecting)) persistence.takeBack(first.packet);
+          first.done(first.outcome);
+        }
+      };
+      // Where it was not stored there is no PUBACK, and the connection closes: the device keeps the message and sends it again.
+      owed?.then(() => settle(null), settle);
+      ingested?.then((deviceId) => {
+        if (deviceId === false) withhold(packet);
+        else if (deviceId !== undefined) speakers.set(deviceId, client.id);
+        // Only now is it known whether it is to go any further.
+        const due = persistence.accept(packet);
+        return due === undefined ? settle(null) : due.then(() => settle(null), settle);
+      }, settle);
+    },
+
+    mayReceive(client, packet) {
+      const payload = packet.payload as Buffer;
+      if (withheld.has(payload)) return false;
+      const speaker = speakerOf(client);
+      // What Aedes says to itself on topics of this kind is for nobody.
+      if (packet.topic.startsWith("$")) return isOwnTopic(packet.topic) && acl.canSubscribe(speaker, packet.topic);
+      const { identity } = speaker;
+      if (identity.kind !== "device" || packet.topic !== topic) return true;
+      // On the topic that everybody shares, a device hears what is meant for it.
+      return options.targetOf(payload) === identity.id;
+    },
+
+    clientIdOf: (deviceId) => speakers.get(deviceId),
+  };
+}
