@@ -68,8 +68,6 @@ interface Turn {
 const connectTimeoutMs = 10_000;
 /** Sessions whose clients stay away are looked for so often. */
 const expiryIntervalMs = 10 * 60 * 1_000;
-/** A subscriber that does not read is cut off after this; until then it holds up those who publish to it. */
-const drainTimeoutMs = 5_000;
 /** Deliveries under way at once. */
 const deliveryConcurrency = 1_000;
 /** Packets that may wait behind a CONNECT that is being looked at. */
@@ -100,7 +98,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   const aedes = await Aedes.createBroker({
     persistence,
     concurrency: deliveryConcurrency,
-    drainTimeout: drainTimeoutMs,
+    drainTimeout: 0, // the gate's business
     queueLimit: connectQueueLimit,
     preConnect: guard((client, packet, done) => {
       // [MQTT-3.1.3-8]: no identifier and a session to keep do not go together. Always an Error: `false` alone would
@@ -134,6 +132,8 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
           persistence.drop(client, packet);
           return null;
         }
+        // A retained message has no number here, and one of the queue has its identifier already.
+        if (packet.brokerId === null || packet.messageId !== undefined) options.gate.pace(client.conn, packet.payload);
         // Nothing goes out before CONNACK; what waits in the queue follows it.
         return internalsOf(client).connackSent ? packet : null;
       } catch (error) {
