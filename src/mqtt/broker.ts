@@ -134,6 +134,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         }
         // A retained message has no number here, and one of the queue has its identifier already.
         if (packet.brokerId === null || packet.messageId !== undefined) options.gate.pace(client.conn, packet.payload);
+        else options.gate.gather(client.conn);
         // Nothing goes out before CONNACK; what waits in the queue follows it.
         return internalsOf(client).connackSent ? packet : null;
       } catch (error) {

@@ -56,6 +56,8 @@ export interface Gate {
    * session's queue. They go out as fast as the client reads, where what is published now waits for nobody.
    */
   pace(connection: unknown, payload: unknown): void;
+  /** A message is about to be sent to a subscriber: it shares a system call with those that follow at once. */
+  gather(connection: unknown): void;
 }
 
 /** A device that has vanished without a word is noticed by TCP itself, also where it asked for no keep-alive. */
@@ -116,6 +118,9 @@ export function createGate(options: GateOptions): Gate {
     admitStream,
     pace(connection, payload) {
       if (connection instanceof GatedConnection) connection.pace(payload);
+    },
+    gather(connection) {
+      if (connection instanceof GatedConnection) connection.gather();
     },
   };
 }
@@ -207,6 +212,7 @@ class GatedConnection extends Duplex {
   /** What of this connection is counted in `#unread`. */
   #counted = 0;
   #paced: unknown;
+  #isGathering = false;
   /** Where the packet that is being sent is: its first byte next, its length, or so many bytes of it left. */
   #sent: "type" | "length" | "body" = "type";
   #sentType = 0;
@@ -252,6 +258,21 @@ class GatedConnection extends Duplex {
 
   pace(payload: unknown): void {
     this.#paced = payload;
+  }
+
+  /** Aedes writes each message in a turn of its own: all that one segment of a publisher's brings are there after two. */
+  gather(): void {
+    if (this.writableLength > maxPieceBytes) return this.#scatter();
+    if (this.#isGathering) return;
+    this.#isGathering = true;
+    this.cork();
+    setImmediate(() => setImmediate(() => this.#scatter()));
+  }
+
+  #scatter(): void {
+    if (!this.#isGathering) return;
+    this.#isGathering = false;
+    this.uncork();
   }
 
   /** There is always room, but for what is paced; or it is the end of the connection. */
