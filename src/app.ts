@@ -91,7 +91,8 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     });
     started.push(() => store.close());
     const bus = createBus(log);
-    const domain = createDomain({ store, bus, log, now });
+    const domain = createDomain({ store, bus, log, now, onDamage: () => counters.increment("store.damaged") });
+    const isHealthy = (): boolean => store.isHealthy() && counters.get("store.damaged") === 0;
     const secret = loadTokenSecret(config.server.jwt_secret, join(dirname(store.path), "jwt.secret"));
     const tokens = createTokens({ domain, secret, now });
 
@@ -191,7 +192,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     const send = createSender({ ownPorts: () => ownPorts, now });
     const deliver = startDeliver({ domain, bus, log, counters, now, send, limits: webhookLimits });
     started.push(() => deliver.stop());
-    const probes = startProbes({ store, broker, counters });
+    const probes = startProbes({ store, isHealthy, broker, counters });
     started.push(() => probes.stop());
     const live = createLive({ bus, counters, maxClients: config.server.max_live_clients });
 
@@ -199,7 +200,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       domain,
       tokens,
       publish: broker.publish,
-      isHealthy: store.isHealthy,
+      isHealthy,
       isConnected: broker.isConnected,
       probes,
       shop: { products: config.catalog, secret, maxPurchases: config.products.max_purchases },

@@ -85,7 +85,7 @@ test.skipIf(!canMount)(
     await until(async () => !(await publish(3 + acknowledged.length)));
     for (const value of [101, 102, 103]) expect(await publish(value)).toBe(false);
     expect(await post(104)).toEqual({ status: 503, body: { error: expect.any(String) as string } });
-    expect(await api("POST", "/v1/devices/full/data", { value: 105 })).toMatchObject({
+    expect(await api("POST", "/v1/data/full", { value: 105, timestamp: "2026-01-14T10:00:00Z" })).toMatchObject({
       status: 503,
       body: { error: { code: expect.any(String) as string, message: expect.any(String) as string } },
     });
