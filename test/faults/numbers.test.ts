@@ -1,8 +1,8 @@
-import Sqlite from "better-sqlite3";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { MqttClient } from "mqtt";
 import { connectMqtt, logIn, type Api } from "../support/client.ts";
 import { makeFolder, startLocalGateway, type LocalGateway } from "../support/gateway.ts";
+import { readReadings } from "../support/stored.ts";
 
 // Every odd number through every door. A device may say a value in more ways than a program (contract, "values"); what is
 // not finite comes in nowhere.
@@ -41,14 +41,9 @@ const doors: Record<string, (json: string) => Promise<unknown>> = {
   v1: (json) => api("POST", "/v1/data/d", `{"value":${json},"timestamp":"${nextTime()}"}`),
 };
 
-/** The values that the store has gained by `run`, as SQLite holds them. */
+/** The values that the store has gained by `run`. */
 async function storedBy(run: () => Promise<unknown>): Promise<unknown[]> {
-  const look = (): unknown[] => {
-    const sqlite = new Sqlite(gateway.storePath, { readonly: true });
-    const values = sqlite.prepare("SELECT value FROM readings ORDER BY id").pluck().all();
-    sqlite.close();
-    return values;
-  };
+  const look = (): unknown[] => readReadings(gateway.storePath).map(({ value }) => value);
   const before = look().length;
   await run();
   return look().slice(before);

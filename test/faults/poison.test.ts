@@ -2,6 +2,7 @@ import Sqlite from "better-sqlite3";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { connectMqtt, logIn, type Api } from "../support/client.ts";
 import { makeFolder, startLocalGateway, type LocalGateway } from "../support/gateway.ts";
+import { readReadings } from "../support/stored.ts";
 
 // What cannot be stored, in one transaction with what can: a sensor is deleted while its device announces it anew and sends
 // readings. (The writer's own side of it is in test/store/writer.test.ts.)
@@ -64,8 +65,10 @@ test("devices that are deleted amid their readings cost nobody else a reading, a
   }
   expect(client.connected).toBe(true);
   await client.endAsync();
+  const values = readReadings(gateway.storePath)
+    .map(({ value }) => value)
+    .filter((value) => value >= 0);
   const sqlite = new Sqlite(gateway.storePath, { readonly: true });
-  const values = sqlite.prepare<[], number>("SELECT value FROM readings WHERE value >= 0 ORDER BY id").pluck().all();
   const orphans = sqlite.pragma("foreign_key_check");
   sqlite.close();
   const expected = Array.from({ length: rounds }, (_, round) =>

@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import Sqlite from "better-sqlite3";
 import { afterAll, expect, test } from "vitest";
 import { connectFrame, idFrame, messageIdOf, openWire, publishFrame, type Wire } from "../mqtt/gate-wire.ts";
 import { logIn, until } from "../support/client.ts";
 import { makeFolder, startBuiltGateway, type BuiltGateway } from "../support/gateway.ts";
 import { createRandom, seed } from "../support/random.ts";
+import { readReadings } from "../support/stored.ts";
 
 // Devices that keep their side of QoS 1 and 2 over kills of the gateway: what has no acknowledgement they send again, with
 // the DUP flag and under the identifier that it had [MQTT-4.4.0-1]. Exactly one reading must come of it, with a time or not.
@@ -120,12 +120,7 @@ test(
     const { mqttUrl, storePath } = gateway;
     const fleet = Array.from({ length: devices }, (_, index) => startDevice(index + 1, mqttUrl, sensorId));
     const acknowledged = (): number[] => fleet.flatMap((one) => [...one.acknowledged]);
-    const look = (): number[] => {
-      const sqlite = new Sqlite(storePath, { readonly: true });
-      const values = sqlite.prepare<[], number>("SELECT value FROM readings").pluck().all();
-      sqlite.close();
-      return values;
-    };
+    const look = (): number[] => readReadings(storePath).map(({ value }) => value);
     for (let kill = 1; kill <= kills; kill++) {
       const before = acknowledged().length;
       await sleep(20 + random() * 400);

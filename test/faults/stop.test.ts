@@ -4,6 +4,7 @@ import { afterEach, expect, test } from "vitest";
 import { openClient, publishFrame } from "../mqtt/gate-wire.ts";
 import { connectMqtt, logIn, until } from "../support/client.ts";
 import { makeFolder, startBuiltGateway, type BuiltGateway } from "../support/gateway.ts";
+import { readReadings } from "../support/stored.ts";
 
 // Ends that are not as they should be. (SIGTERM under load, alone, is in test/durability/shutdown.test.ts.)
 
@@ -27,10 +28,9 @@ const reading = (sensor_id: string, value: number): string =>
 
 const look = ({ storePath }: BuiltGateway) => {
   const sqlite = new Sqlite(storePath, { readonly: true });
-  const values = sqlite.prepare<[], number>("SELECT value FROM readings ORDER BY value").pluck().all();
   const integrity = sqlite.pragma("integrity_check", { simple: true });
   sqlite.close();
-  return { values, integrity };
+  return { values: readReadings(storePath).map(({ value }) => value), integrity };
 };
 
 test("a second and a third SIGTERM, and SIGINT, change nothing of an end that is under way", async () => {
