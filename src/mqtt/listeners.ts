@@ -53,7 +53,7 @@ export async function openListeners(options: ListenerOptions): Promise<Listeners
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
       // All devices come back at once after a restart: whom the system turns away tries again after a second, then three.
-      server.listen({ port, backlog: options.maxConnections, ...(host !== undefined && { host }) }, resolve);
+      server.listen({ port, backlog: maxConnections, ...(host !== undefined && { host }) }, resolve);
     }).catch((error: NodeJS.ErrnoException) => {
       close();
       throw new StartError(`the MQTT broker cannot listen on port ${port} (${key}): ${error.code ?? error.message}`);

@@ -20,6 +20,8 @@ function readAll<T extends Duplex>(stream: T): T {
 
 export const createGate = (): Gate => ({
   admitSocket: (socket: Socket) => readAll(socket.setNoDelay(true)),
+  reserve: () => true,
+  admitSecured: (socket) => readAll(socket),
   admitStream: (stream) => readAll(stream),
   pace: () => undefined,
   gather: () => undefined,

@@ -135,7 +135,8 @@ async function publishFor(seconds: number): Promise<object> {
     for (let i = tick % slots; i < devices.length; i += slots) devices[i]?.publish();
     await sleep(Math.max(0, start + (tick + 1) * 10 - performance.now()));
   }
-  while (acknowledged < published) await sleep(10);
+  const isDone = (): boolean => acknowledged === published;
+  while (!isDone()) await sleep(10);
   return { published, acknowledged, reconnects, slowestMs: Math.round(slowestMs) };
 }
 

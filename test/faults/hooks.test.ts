@@ -85,6 +85,7 @@ beforeEach(async () => {
     counters,
     host: "127.0.0.1",
     port: 0,
+    secure: undefined,
     topic: "lambdaiot",
     trustedProxies: [],
     maxConnections: 100,

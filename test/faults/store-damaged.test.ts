@@ -32,7 +32,7 @@ beforeAll(async () => {
     .all();
   sqlite.pragma("wal_checkpoint(TRUNCATE)");
   sqlite.close();
-  expect(pages.length).toBeGreaterThan(5);
+  if (pages.length < 5) throw new Error("too few pages to damage");
   const file = openSync(gateway.storePath, "r+");
   for (const { pageno, pgsize } of pages) writeSync(file, Buffer.alloc(pgsize, 0x5a), 0, pgsize, (pageno - 1) * pgsize);
   closeSync(file);
