@@ -36,7 +36,7 @@ const bundledTargets = ["linux-x64", "linux-arm64"];
 /** What can be built on any machine: macOS and Windows want their executables signed with tools of their own. */
 const executableTargets = ["linux-x64", "linux-arm64"];
 
-const hostTarget = `${isMusl() ? "linuxmusl" : process.platform}-${process.arch}`;
+export const hostTarget = `${isMusl() ? "linuxmusl" : process.platform}-${process.arch}`;
 
 /** The bundle is downloaded, copied over slow links and parsed at each start: growth is to be a decision. */
 const bundleCapBytes = 6_000_000;
@@ -135,7 +135,7 @@ const embedPlugin = (targets) => ({
   },
 });
 
-function bundleOptions(targets) {
+export function bundleOptions(targets) {
   return {
     absWorkingDir: root,
     entryPoints: [join(root, "src/main.ts")],

@@ -94,7 +94,8 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     started.push(() => store.close());
     const bus = createBus(log);
     bus.on("reading.stored", () => counters.increment("readings.stored"));
-    const domain = createDomain({ store, bus, log, now });
+    const domain = createDomain({ store, bus, log, now, onDamage: () => counters.increment("store.damaged") });
+    const isHealthy = (): boolean => store.isHealthy() && counters.get("store.damaged") === 0;
     const secret = loadTokenSecret(config.server.jwt_secret, join(dirname(store.path), "jwt.secret"));
     const tokens = createTokens({ domain, secret, now });
 
@@ -160,6 +161,9 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
         connectTimeoutMs: config.mqtt.connect_timeout * 1_000,
         maxConnectionsPerAddress: config.mqtt.max_connections_per_address,
         trustedProxies: config.server.trusted_proxies,
+        maxUnreadBytes: config.mqtt.max_unread_bytes,
+        maxUnreadBytesTotal: config.mqtt.max_unread_bytes_total,
+        drainTimeoutMs: config.mqtt.drain_timeout * 1_000,
       }),
       log,
       counters,
@@ -196,7 +200,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     const send = createSender({ ownPorts: () => ownPorts, now });
     const deliver = startDeliver({ domain, bus, log, counters, now, send, limits: webhookLimits });
     started.push(() => deliver.stop());
-    const probes = startProbes({ store, broker, counters });
+    const probes = startProbes({ store, isHealthy, broker, counters });
     started.push(() => probes.stop());
     const live = createLive({ bus, counters, maxClients: config.server.max_live_clients });
     const requests = createRequests();
@@ -206,7 +210,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       domain,
       tokens,
       publish: broker.publish,
-      isHealthy: store.isHealthy,
+      isHealthy,
       isConnected: broker.isConnected,
       probes,
       shop: { products: config.catalog, secret, maxPurchases: config.products.max_purchases },

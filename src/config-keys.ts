@@ -203,6 +203,17 @@ export const sections = {
       256,
       "QoS 1 and 2 messages that one client may have without acknowledgement; more wait",
     ),
+    max_unread_bytes: key(
+      integer(65_536, 1_024 * megabyte),
+      megabyte,
+      "bytes that one client may leave unread, `max_packet_bytes` at least; who is further behind is cut off",
+    ),
+    max_unread_bytes_total: key(
+      integer(megabyte, 1_024 * megabyte),
+      64 * megabyte,
+      "bytes that all clients together may leave unread; then those who are behind are cut off",
+    ),
+    drain_timeout: key(integer(1, 3_600), 5, "seconds in which a client must read some of what waits for it"),
     connect_timeout: key(integer(1, 300), 10, "seconds in which a new connection must say CONNECT"),
     max_connections_per_address: key(
       integer(1, 65_535),

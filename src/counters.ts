@@ -48,7 +48,9 @@ export const counterTable = {
       unsupported_version: "a protocol version other than 3.1 and 3.1.1",
       connect_timeout: "no CONNECT within mqtt.connect_timeout",
       keepalive_timeout: "silent for one and a half times of its keep-alive",
-      drain_timeout: "what was sent to it was not read",
+      drain_timeout: "nothing of what was sent to it was read for mqtt.drain_timeout",
+      unread_full: "more than mqtt.max_unread_bytes were left unread",
+      unread_total_full: "behind with reading when mqtt.max_unread_bytes_total were left unread by all",
       address_full: "past mqtt.max_connections_per_address",
     },
   },
@@ -128,6 +130,7 @@ export const counterTable = {
 
   "store.commits": { help: "Transactions committed and synced to the disk" },
   "store.commits_failed": { help: "Transactions that failed; nothing of them was acknowledged" },
+  "store.damaged": { help: "Times that a damaged page of the store was met" },
   "store.busy": { help: "Times that a transaction waited for another program to let go of the store" },
   "store.writes_refused": { help: "Writes refused past database.max_pending_writes, or while the gateway stopped" },
 } as const satisfies Readonly<Record<string, Entry>>;

@@ -21,10 +21,12 @@ export interface RunningProbes extends Probes {
 
 export function startProbes({
   store,
+  isHealthy,
   broker,
   counters,
 }: {
   store: Store;
+  isHealthy: () => boolean;
   broker: Broker;
   counters: Counters;
 }): RunningProbes {
@@ -45,7 +47,7 @@ export function startProbes({
     database() {
       const { commitMs } = store.writer.stats();
       const wal = statSync(`${store.path}-wal`, { throwIfNoEntry: false });
-      return { answers: store.isHealthy(), commitMs, freeBytes: readFreeBytes(store.path), walBytes: wal?.size ?? 0 };
+      return { answers: isHealthy(), commitMs, freeBytes: readFreeBytes(store.path), walBytes: wal?.size ?? 0 };
     },
     mqtt: () => ({ listening: broker.isListening(), dropped: recentDrops.last(), loopLagMs }),
     processor: () => ({ pendingWrites: store.writer.stats().pending, failedCommits: recentFailures.last() }),

@@ -3,6 +3,7 @@ import type { Db, Store } from "../store/open.ts";
 import type { Readings } from "../store/readings.ts";
 import type { Sources } from "../store/sources.ts";
 import type { Job } from "../store/writer.ts";
+import { createDamageWatch } from "./damage.ts";
 import type { Bus, Emit, EventMap, EventName } from "./events.ts";
 
 /** Who asks. */
@@ -43,6 +44,8 @@ export interface DomainOptions {
   bus: Bus;
   log: Log;
   now?: () => number;
+  /** Told each time that the store finds its own file damaged. */
+  onDamage?: () => void;
 }
 
 type Held = { [K in EventName]: { name: K; event: EventMap[K] } }[EventName];
@@ -53,6 +56,8 @@ interface Scope {
   /** The work that runs now: what is emitted is its. */
   current: Work | undefined;
   bus: Bus;
+  /** What an error of the store's is for whoever asked. */
+  explain(error: unknown): unknown;
 }
 
 /** A verb with what it needs and what comes of it. */
@@ -77,7 +82,7 @@ export abstract class Work implements Job {
     if (error === undefined && this.held !== undefined) {
       for (const { name, event } of this.held) (this.scope as Scope).bus.emit(name, event);
     }
-    this.finish(error);
+    this.finish(error === undefined ? undefined : (this.scope as Scope).explain(error));
   }
 }
 
@@ -85,7 +90,7 @@ const emitNothing: Emit = (name) => {
   throw new Error(`${name} emitted by a verb that only reads`);
 };
 
-export function createDomain({ store, bus, log, now = Date.now }: DomainOptions): Domain {
+export function createDomain({ store, bus, log, now = Date.now, onDamage }: DomainOptions): Domain {
   const { db, readings, sources, writer } = store;
   const open = (actor: Actor, emit: Emit): Ctx => ({ db, readings, sources, now, emit, log, actor });
   const scope: Scope = {
@@ -95,17 +100,28 @@ export function createDomain({ store, bus, log, now = Date.now }: DomainOptions)
     }),
     current: undefined,
     bus,
+    explain: createDamageWatch(log, onDamage),
   };
   return {
-    read: (actor, verb) => verb(open(actor, emitNothing)),
+    read(actor, verb) {
+      try {
+        return verb(open(actor, emitNothing));
+      } catch (error) {
+        throw scope.explain(error);
+      }
+    },
     async commit(actor, verb) {
       // Of the run that was committed: a verb may run twice.
       let held: Held[] = [];
       const ctx = open(actor, (name, event) => void held.push({ name, event } as Held));
-      const result = await writer.submit(() => {
-        held = [];
-        return verb(ctx);
-      });
+      const result = await writer
+        .submit(() => {
+          held = [];
+          return verb(ctx);
+        })
+        .catch((error: unknown) => {
+          throw scope.explain(error);
+        });
       for (const { name, event } of held) bus.emit(name, event);
       return result;
     },

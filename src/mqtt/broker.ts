@@ -72,8 +72,6 @@ export interface Broker {
 
 /** Sessions whose clients stay away are looked for so often. */
 const expiryIntervalMs = 10 * 60 * 1_000;
-/** A subscriber that does not read is cut off after this; until then it holds up those who publish to it. */
-const drainTimeoutMs = 5_000;
 /** Deliveries under way at once. */
 const deliveryConcurrency = 1_000;
 /** Packets that may wait behind a CONNECT that is being looked at. */
@@ -134,7 +132,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   const aedes = await Aedes.createBroker({
     persistence,
     concurrency: deliveryConcurrency,
-    drainTimeout: drainTimeoutMs,
+    drainTimeout: 0, // the gate's business
     queueLimit: connectQueueLimit,
     maxInflightInbound: 0, // the persistence has a limit that outlives the connection
     preConnect: guard((client, packet, done) => {
@@ -167,6 +165,9 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
           persistence.drop(client, packet);
           return null;
         }
+        // A retained message has no number here, and one of the queue has its identifier already.
+        if (packet.brokerId === null || packet.messageId !== undefined) options.gate.pace(client.conn, packet.payload);
+        else options.gate.gather(client.conn);
         // Nothing goes out before CONNACK; what waits in the queue follows it.
         if (!internalsOf(client).connackSent) return null;
         // What comes out of the queue has its identifier, and the QoS of the subscription that it was queued for.

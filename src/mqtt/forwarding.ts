@@ -1,6 +1,6 @@
 import type { AedesPublishPacket, Client, PublishPacket } from "aedes";
 import type { Acl, Speaker } from "./acl.ts";
-import type { Ingest } from "./ingest.ts";
+import type { InboundPublish, Ingest } from "./ingest.ts";
 import type { Persistence } from "./persistence.ts";
 import { isOwnTopic } from "./sys.ts";
 import type { TargetOf } from "./targets.ts";
@@ -57,6 +57,22 @@ export function createForwarding(options: ForwardingOptions): Forwarding {
     persistence.refuse(payload);
   }
 
+  function turnsOf(client: Client): Turn[] {
+    let turns = held.get(client);
+    if (turns === undefined) held.set(client, (turns = []));
+    return turns;
+  }
+
+  /** Acknowledgements go out in the order of arrival, also within one commit and of what need not wait [MQTT-4.6.0-2]. */
+  function goOn(client: Client, turns: Turn[]): void {
+    for (let first = turns[0]; first?.outcome !== undefined; first = turns[0]) {
+      turns.shift();
+      // Aedes drops what it cannot acknowledge any more.
+      if (first.outcome !== null || (!client.connected && !client.connecting)) persistence.takeBack(first.packet);
+      first.done(first.outcome);
+    }
+  }
+
   return {
     authorizePublish(client, packet, done) {
       // A will, sent for a client that is gone. It says that the device left; what else it says is not stored. It was
@@ -69,41 +85,35 @@ export function createForwarding(options: ForwardingOptions): Forwarding {
         withhold(packet);
       }
       if (isWill) return done(null);
-      const ingested = isAllowed
-        ? ingest(speaker, {
-            topic: packet.topic,
-            payload: packet.payload as Buffer,
-            qos: packet.qos,
-            dup: packet.dup,
-            messageId: packet.qos > 0 ? packet.messageId : undefined,
-          })
-        : undefined;
-      const owed = isAllowed && ingested === undefined ? persistence.accept(packet) : undefined;
-      let turns = held.get(client);
-      if (ingested === undefined && owed === undefined && (turns === undefined || turns.length === 0))
-        return done(null);
-      if (turns === undefined) held.set(client, (turns = []));
-      const turn: Turn = { packet, done, outcome: ingested === undefined && owed === undefined ? null : undefined };
+      const turns = turnsOf(client);
+      const turn: Turn = { packet, done, outcome: undefined };
       turns.push(turn);
-      // Acknowledgements go out in the order of arrival, also within one commit and of what need not wait [MQTT-4.6.0-2].
       const settle = (outcome: Error | null): void => {
         turn.outcome = outcome;
-        for (let first = turns[0]; first?.outcome !== undefined; first = turns[0]) {
-          turns.shift();
-          // Aedes drops what it cannot acknowledge any more.
-          if (first.outcome !== null || (!client.connected && !client.connecting)) persistence.takeBack(first.packet);
-          first.done(first.outcome);
-        }
+        goOn(client, turns);
       };
-      // Where it was not stored there is no PUBACK, and the connection closes: the device keeps the message and sends it again.
-      owed?.then(() => settle(null), settle);
-      ingested?.then((deviceId) => {
-        if (deviceId === false) withhold(packet);
-        else if (deviceId !== undefined) speakers.set(deviceId, client.id);
-        // Only now is it known whether it is to go any further.
-        const due = persistence.accept(packet);
-        return due === undefined ? settle(null) : due.then(() => settle(null), settle);
-      }, settle);
+      const accept = (): void => {
+        const owed = isAllowed ? persistence.accept(packet) : undefined;
+        // Where it was not stored there is no PUBACK, and the connection closes: the device keeps the message and sends it again.
+        if (owed === undefined) settle(null);
+        else owed.then(() => settle(null), settle);
+      };
+      try {
+        const isIngested =
+          isAllowed &&
+          ingest(speaker, packet as InboundPublish, (error, deviceId) => {
+            if (error !== null) return settle(error);
+            if (deviceId === false) withhold(packet);
+            else if (deviceId !== undefined) speakers.set(deviceId, client.id);
+            // Only now is it known whether it is to go any further.
+            return accept();
+          });
+        if (!isIngested) accept();
+      } catch (error) {
+        // Whoever called answers this one; it must not hold up those behind it.
+        turns.splice(turns.indexOf(turn), 1);
+        throw error;
+      }
     },
 
     mayReceive(client, packet) {

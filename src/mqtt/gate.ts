@@ -32,6 +32,12 @@ export interface GateOptions {
   maxConnectionsPerAddress: number;
   /** Speak for many, and are not counted as one address. */
   trustedProxies: readonly string[];
+  /** What one client may leave unread, a packet in any case; who is further behind is cut off. */
+  maxUnreadBytes: number;
+  /** What all clients together may leave unread; then whoever is behind is cut off. */
+  maxUnreadBytesTotal: number;
+  /** A client for which something waits must read some of it within this time. */
+  drainTimeoutMs: number;
 }
 
 /** What has come and gone since the start: plain numbers, since they are counted for every packet. */
@@ -64,6 +70,13 @@ export interface Gate {
   admitSecured(socket: Socket): Duplex;
   /** Readies any connection, of a peer at `address`, for the broker. */
   admitStream(stream: Duplex, address: string): Duplex | undefined;
+  /**
+   * The message with this payload, which is about to be sent, is one of many that are there already: retained ones, or a
+   * session's queue. They go out as fast as the client reads, where what is published now waits for nobody.
+   */
+  pace(connection: unknown, payload: unknown): void;
+  /** A message is about to be sent to a subscriber: it shares a system call with those that follow at once. */
+  gather(connection: unknown): void;
 }
 
 /** A device that has vanished without a word is noticed by TCP itself, also where it asked for no keep-alive. */
@@ -72,6 +85,8 @@ const tcpKeepAliveMs = 60_000;
 const maxWaitingBytes = 65_536;
 /** Packets up to this are put into one piece for the socket. */
 const maxJoinedBytes = 16_384;
+/** A larger one is handed over in pieces, so that it is seen whether the client reads. */
+const maxPieceBytes = 65_536;
 
 const pingResponse = Buffer.of(0xd0, 0);
 /** CONNACK, return code 1: unacceptable protocol version. */
@@ -95,6 +110,7 @@ export function createGate(given: GateOptions): Gate {
     bytesSent: 0,
   };
   const options = { ...given, traffic };
+  const unread: Unread = { bytes: 0 };
 
   /** Counts a connection. @returns what ends that; `undefined` where there is no room for it, and it is closed */
   function enter(stream: Duplex, peer: string): (() => void) | undefined {
@@ -116,7 +132,7 @@ export function createGate(given: GateOptions): Gate {
 
   function admitStream(stream: Duplex, peer: string): Duplex | undefined {
     const leave = enter(stream, peer);
-    return leave && new GatedConnection(stream, peer, options, leave);
+    return leave && new GatedConnection(stream, peer, options, unread, leave);
   }
 
   return {
@@ -131,8 +147,14 @@ export function createGate(given: GateOptions): Gate {
       if (leave !== undefined) socket.once("close", leave);
       return leave !== undefined;
     },
-    admitSecured: (socket) => new GatedConnection(socket, socket.remoteAddress ?? "", options, () => undefined),
+    admitSecured: (socket) => new GatedConnection(socket, socket.remoteAddress ?? "", options, unread, () => undefined),
     admitStream,
+    pace(connection, payload) {
+      if (connection instanceof GatedConnection) connection.pace(payload);
+    },
+    gather(connection) {
+      if (connection instanceof GatedConnection) connection.gather();
+    },
   };
 }
 
@@ -142,6 +164,37 @@ function tune(socket: Socket): void {
 }
 
 type ConnectionOptions = GateOptions & { traffic: Traffic };
+
+/** What waits for all clients together. */
+interface Unread {
+  bytes: number;
+}
+
+/** What a client takes too long for, or leaves lying. */
+type Delay = "connect_timeout" | "keepalive_timeout" | "drain_timeout" | "unread_full" | "unread_total_full";
+
+/** Small parts put together, large ones cut. */
+function toPieces(parts: Buffer[]): Buffer[] {
+  const pieces: Buffer[] = [];
+  let from = 0;
+  let length = 0;
+  const join = (to: number): void => {
+    if (to - from === 1) pieces.push(parts[from] as Buffer);
+    else if (to > from) pieces.push(Buffer.concat(parts.slice(from, to), length));
+    from = to;
+    length = 0;
+  };
+  for (const [i, part] of parts.entries()) {
+    if (length + part.length > maxJoinedBytes) join(i);
+    length += part.length;
+    if (part.length <= maxPieceBytes) continue;
+    for (let at = 0; at < part.length; at += maxPieceBytes) pieces.push(part.subarray(at, at + maxPieceBytes));
+    from = i + 1;
+    length = 0;
+  }
+  join(parts.length);
+  return pieces;
+}
 
 /** A packet that waits until others have been acknowledged. */
 interface Waiting {
@@ -159,12 +212,17 @@ interface Waiting {
  *
  * PINGREQ is answered here, and the keep-alive watched here: Aedes does not come to either while the messages before it
  * are being committed, and would take a client for dead that it has kept waiting itself.
+ *
+ * What goes to the client is taken in at once, and waits here. Aedes would wait itself, and let everybody else wait with
+ * it: a message counts as delivered when the last subscriber has made room for it. Who leaves too much unread, or reads
+ * nothing for a while, is cut off.
  */
 class GatedConnection extends Duplex {
   readonly remoteAddress: string;
   readonly #source: Duplex;
   readonly #options: ConnectionOptions;
   readonly #traffic: Traffic;
+  readonly #unread: Unread;
   readonly #onGone: () => void;
   #phase: "new" | "connecting" | "open" = "new";
   #deadline: NodeJS.Timeout | undefined;
@@ -185,6 +243,12 @@ class GatedConnection extends Duplex {
   /** PINGRESP that a client has not made room for. */
   #owedPings = 0;
   #onSent: (() => void) | undefined;
+  /** Runs while something waits for the client to read. */
+  #stall: NodeJS.Timeout | undefined;
+  /** What of this connection is counted in `#unread`. */
+  #counted = 0;
+  #paced: unknown;
+  #isGathering = false;
   /** Where the packet that is being sent is: its first byte next, its length, its topic's, or so many bytes of it left. */
   #sent: "type" | "length" | "topic" | "body" = "type";
   #sentType = 0;
@@ -194,13 +258,14 @@ class GatedConnection extends Duplex {
   #sentIdBytes = 0;
   #sentTopic = -1;
 
-  constructor(source: Duplex, remoteAddress: string, options: ConnectionOptions, onGone: () => void) {
+  constructor(source: Duplex, remoteAddress: string, options: ConnectionOptions, unread: Unread, onGone: () => void) {
     super({ allowHalfOpen: false });
     this.remoteAddress = remoteAddress;
     this.#source = source;
     this.#options = options;
     this.#traffic = options.traffic;
     this.#traffic.sockets++;
+    this.#unread = unread;
     this.#onGone = onGone;
     this.#deadline = setTimeout(() => this.#refuse("connect_timeout"), options.connectTimeoutMs);
     this.on("drain", () => this.#answerPings());
@@ -232,15 +297,55 @@ class GatedConnection extends Duplex {
     this.#steer();
   }
 
+  pace(payload: unknown): void {
+    this.#paced = payload;
+  }
+
+  /** Aedes writes each message in a turn of its own: all that one segment of a publisher's brings are there after two. */
+  gather(): void {
+    if (this.writableLength > maxPieceBytes) return this.#scatter();
+    if (this.#isGathering) return;
+    this.#isGathering = true;
+    this.cork();
+    setImmediate(() => setImmediate(() => this.#scatter()));
+  }
+
+  #scatter(): void {
+    if (!this.#isGathering) return;
+    this.#isGathering = false;
+    this.uncork();
+  }
+
+  /** There is always room, but for what is paced; or it is the end of the connection. */
+  override write(chunk: unknown, ...rest: never[]): boolean {
+    const { maxUnreadBytes, maxUnreadBytesTotal, maxPacketBytes } = this.#options;
+    const waiting = this.writableLength;
+    const paced = this.writableHighWaterMark;
+    if (waiting > Math.max(maxUnreadBytes, paced + maxPacketBytes)) this.#refuse("unread_full");
+    else if (waiting > paced && this.#unread.bytes > maxUnreadBytesTotal) this.#refuse("unread_total_full");
+    const hasRoom = super.write(chunk, ...rest);
+    this.#count();
+    if (this.#paced === undefined || chunk !== this.#paced) return true;
+    this.#paced = undefined;
+    return hasRoom;
+  }
+
   override _write(chunk: Buffer, _: BufferEncoding, done: () => void): void {
     this.#send([chunk], done);
   }
 
   /** Aedes writes packets in small parts, all that belong to one at once. */
   override _writev(items: { chunk: Buffer }[], done: () => void): void {
-    const parts = items.map(({ chunk }) => chunk);
-    const length = parts.reduce((sum, part) => sum + part.length, 0);
-    this.#send(length <= maxJoinedBytes ? [Buffer.concat(parts, length)] : parts, done);
+    this.#send(
+      items.map(({ chunk }) => chunk),
+      done,
+    );
+  }
+
+  #count(): void {
+    const waiting = this.destroyed ? 0 : this.writableLength;
+    this.#unread.bytes += waiting - this.#counted;
+    this.#counted = waiting;
   }
 
   override _final(done: () => void): void {
@@ -250,14 +355,15 @@ class GatedConnection extends Duplex {
 
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
     clearTimeout(this.#deadline);
-    // Aedes says so by this alone.
-    if (error?.message === "drain timeout") this.#options.counters.increment("mqtt.gate.drain_timeout");
+    clearTimeout(this.#stall);
+    this.#count();
     this.#source.destroy();
     this.#onGone();
     done(error);
   }
 
-  #refuse(fault: Fault | "connect_timeout" | "keepalive_timeout"): void {
+  #refuse(fault: Fault | Delay): void {
+    if (this.destroyed) return;
     const { counters, log } = this.#options;
     counters.increment(`mqtt.gate.${fault}`);
     log.sampled(`mqtt.gate.${fault}`, "connection closed", { reason: fault, peer: this.remoteAddress });
@@ -404,19 +510,34 @@ class GatedConnection extends Duplex {
     }
   }
 
+  /** Hands over as much as the network takes, and the rest when it takes more. */
   #send(parts: Buffer[], done: () => void): void {
-    let isDrained = true;
-    if (this.#source.writable) {
-      if (parts.length > 1) this.#source.cork();
-      for (const part of parts) isDrained = this.#source.write(part);
-      if (parts.length > 1) this.#source.uncork();
-    }
-    for (const part of parts) this.#watch(part);
-    if (isDrained) return done();
-    this.#onSent = () => {
+    const pieces = toPieces(parts);
+    let next = 0;
+    const goOn = (): void => {
       this.#onSent = undefined;
+      clearTimeout(this.#stall);
+      this.#stall = undefined;
+      while (next < pieces.length) {
+        const piece = pieces[next++] as Buffer;
+        const isTaken = !this.#source.writable || this.#source.write(piece);
+        this.#watch(piece);
+        if (isTaken) continue;
+        this.#onSent = goOn;
+        this.#watchStall();
+        return;
+      }
       done();
+      this.#count();
     };
+    goOn();
+  }
+
+  #watchStall(): void {
+    const stall = (this.#stall = setTimeout(() => {
+      // What the network has told while this process did something else comes first.
+      setImmediate(() => this.#stall === stall && this.#refuse("drain_timeout"));
+    }, this.#options.drainTimeoutMs));
   }
 
   /** Looks for the acknowledgements in what goes out, and counts it. */

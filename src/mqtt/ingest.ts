@@ -31,12 +31,23 @@ export interface IngestOptions {
 }
 
 /**
- * Takes what a client has published, before it is acknowledged. `undefined`: nothing to wait for. Otherwise the promise
- * settles when the message is durable, with the UUID of the device that has spoken if it is known, and rejects only where
- * the store did not take it: a bad message is counted and acknowledged, or its device would send it for ever. `false`: it
- * was not the speaker's to say, and nobody else is to hear it either.
+ * The UUID of the device that has spoken, where it is known. `false`: it was not the speaker's to say, and nobody else is
+ * to hear it either.
  */
-export type Ingest = (speaker: Speaker, packet: InboundPublish) => Promise<string | undefined | false> | undefined;
+export type Spoken = string | undefined | false;
+
+/**
+ * Takes what a client has published, before it is acknowledged.
+ * @returns false where there is nothing to wait for. Otherwise `done` is called when the message is durable, and with an
+ * error only where the store did not take it: a bad message is counted and acknowledged, or its device would send it for ever.
+ */
+export type Ingest = (
+  speaker: Speaker,
+  packet: InboundPublish,
+  done: (error: Error | null, spoken: Spoken) => void,
+) => boolean;
+
+type Done = Parameters<Ingest>[2];
 
 const device = { kind: "device" } as const;
 
@@ -63,24 +74,23 @@ export function createIngest({
     { sensorId, value, valueAt: givenAt }: Extract<Message, { kind: "reading" }>,
     { identity, clientId }: Speaker,
     packet: InboundPublish,
-  ): Promise<string | undefined | false> {
+    done: Done,
+  ): void {
     const isAhead = givenAt !== undefined && givenAt > now() + maxAheadMs;
     if (isAhead) counters.increment("mqtt.clock_ahead");
     const valueAt = isAhead ? undefined : givenAt;
     const fingerprint =
-      valueAt !== undefined || packet.messageId === undefined
+      valueAt !== undefined || packet.qos === 0 || packet.messageId === undefined
         ? 0
         : fingerprintMessage(clientId, packet.messageId, packet.payload);
     const submission = { sensorId, value, valueAt, speaker: identity, fingerprint, isMarkedDup: packet.dup };
-    return new Promise((resolve, reject) => {
-      intake.submit(submission, (error, outcome) => {
-        if (error === undefined) resolve(noteOutcome(outcome as Outcome, sensorId, clientId));
-        else reject(error);
-      });
+    intake.submit(submission, (error, outcome) => {
+      if (error === undefined) done(null, noteOutcome(outcome as Outcome, sensorId, clientId));
+      else done(error as Error, undefined);
     });
   }
 
-  function noteOutcome(outcome: Outcome, sensorId: string, clientId: string): string | undefined | false {
+  function noteOutcome(outcome: Outcome, sensorId: string, clientId: string): Spoken {
     switch (outcome.kind) {
       case "stored":
         counters.increment("mqtt.readings");
@@ -100,7 +110,7 @@ export function createIngest({
   async function takeResponse(
     { deviceId, status }: Extract<Message, { kind: "check-response" }>,
     { identity, clientId }: Speaker,
-  ): Promise<string | undefined | false> {
+  ): Promise<Spoken> {
     const outcome = await domain.commit(device, (ctx) =>
       recordCheckResponse(ctx, deviceId, status, (of) => maySpeakFor(identity, of)),
     );
@@ -112,7 +122,7 @@ export function createIngest({
   async function takeAnnouncement(
     { announcement }: Extract<Message, { kind: "announcement" }>,
     { identity, clientId }: Speaker,
-  ): Promise<string | undefined | false> {
+  ): Promise<Spoken> {
     const { foreign, refusal } = await domain.commit(device, (ctx) =>
       announceDevice(ctx, announcement, { maxDevices, speaker: identity }),
     );
@@ -129,24 +139,34 @@ export function createIngest({
   }
 
   /** Of what is none of the gateway's business, commands are: a device with a token is commanded by users only. */
-  function checkCommand({ identity, clientId }: Speaker, { payload }: InboundPublish): Promise<false> | undefined {
+  function isAllowed({ identity, clientId }: Speaker, { payload }: InboundPublish): boolean {
     const target = targetOf(payload as Buffer);
-    if (mayCommand(domain, identity, target)) return undefined;
+    if (mayCommand(domain, identity, target)) return true;
     reject("forbidden", clientId, target);
-    return Promise.resolve(false);
+    return false;
   }
 
-  return function ingest(speaker, packet) {
-    if (packet.topic !== topic && packet.topic !== discoveryTopic) return undefined;
-    if (packet.payload.byteLength > maxPayloadBytes) {
-      reject("too_large", speaker.clientId);
-      return checkCommand(speaker, packet);
+  return function ingest(speaker, packet, done) {
+    if (packet.topic !== topic && packet.topic !== discoveryTopic) return false;
+    const message = parse(packet);
+    if (message.kind === "reading") {
+      takeReading(message, speaker, packet, done);
+      return true;
     }
-    const message = packet.topic === topic ? parseMessage(packet.payload) : parseAnnouncement(packet.payload);
-    if (message.kind === "rejected") reject(message.reason, speaker.clientId, message.detail);
-    if (message.kind === "reading") return takeReading(message, speaker, packet);
-    if (message.kind === "check-response") return takeResponse(message, speaker);
-    if (message.kind === "announcement") return takeAnnouncement(message, speaker);
-    return checkCommand(speaker, packet);
+    const settle = (spoken: Spoken): void => done(null, spoken);
+    const fail = (error: Error): void => done(error, undefined);
+    if (message.kind === "check-response") takeResponse(message, speaker).then(settle, fail);
+    else if (message.kind === "announcement") takeAnnouncement(message, speaker).then(settle, fail);
+    else {
+      if (message.kind === "rejected") reject(message.reason, speaker.clientId, message.detail);
+      if (isAllowed(speaker, packet)) return false;
+      done(null, false);
+    }
+    return true;
   };
+
+  function parse({ topic: on, payload }: InboundPublish): Message {
+    if (payload.byteLength > maxPayloadBytes) return { kind: "rejected", reason: "too_large" };
+    return on === topic ? parseMessage(payload) : parseAnnouncement(payload);
+  }
 }

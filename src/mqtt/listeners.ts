@@ -52,7 +52,8 @@ export async function openListeners(options: ListenerOptions): Promise<Listeners
     server.on("drop", () => counters.increment("mqtt.connections_dropped"));
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
-      server.listen({ port, ...(host !== undefined && { host }) }, resolve);
+      // All devices come back at once after a restart: whom the system turns away tries again after a second, then three.
+      server.listen({ port, backlog: maxConnections, ...(host !== undefined && { host }) }, resolve);
     }).catch((error: NodeJS.ErrnoException) => {
       close();
       throw new StartError(`the MQTT broker cannot listen on port ${port} (${key}): ${error.code ?? error.message}`);

@@ -148,7 +148,16 @@ export function createWriter(
   function settle(jobs: Job[], failures: Failure[]): void {
     healthy = true;
     counters.increment("store.commits");
-    for (let i = 0; i < jobs.length; i++) (jobs[i] as Job).settle(failures[i]?.error);
+    for (let i = 0; i < jobs.length; i++) tell(jobs[i] as Job, failures[i]?.error);
+  }
+
+  /** Whatever one does when it hears of it, the others are told too. */
+  function tell(job: Job, error: unknown): void {
+    try {
+      job.settle(error);
+    } catch (thrown) {
+      log.error("a write was not taken note of", { error: thrown });
+    }
   }
 
   /** False where the lock is not to be had now; the queue waits, up to a deadline, and the event loop goes on. */
@@ -228,7 +237,7 @@ export function createWriter(
     counters.increment("store.commits_failed");
     log.sampled("store.commit", "commit failed: nothing of it was acknowledged", { error, works: jobs.length });
     const refusal = new DomainError("unavailable", "the store does not take writes now", { cause: error });
-    for (const job of jobs) job.settle(refusal);
+    for (const job of jobs) tell(job, refusal);
   }
 
   function enqueue(job: Job): void {

@@ -1,17 +1,5 @@
-import { spawn, spawnSync } from "node:child_process";
-import { mkdirSync, writeFileSync } from "node:fs";
-import { connect } from "node:net";
-import { setTimeout as sleep } from "node:timers/promises";
-import {
-  endWith,
-  findFreePort,
-  makeFolder,
-  receive,
-  startGateway,
-  startLoad,
-  startScript,
-  type Program,
-} from "./processes.ts";
+import { startMosquitto } from "./mosquitto.ts";
+import { makeFolder, receive, startGateway, startLoad, startScript, type Program } from "./processes.ts";
 import { rate, ratio, type Figure } from "./report.ts";
 import { makeStore } from "./store.ts";
 
@@ -21,31 +9,16 @@ const rounds = 5;
 const messages = 40_000;
 const topic = "lambdaiot";
 
-interface Mosquitto extends AsyncDisposable {
+interface Usual extends AsyncDisposable {
   port: number;
   subscriber: Program;
 }
 
-/** Debian's mosquitto with its configuration's persistence, and a subscriber that writes into SQLite. */
-async function startMosquitto(folder: string): Promise<Mosquitto | undefined> {
-  const command = ["mosquitto", "/usr/sbin/mosquitto"].find((name) => spawnSync(name, ["-h"]).error === undefined);
-  if (command === undefined) return undefined;
-  const port = await findFreePort();
-  const data = `${folder}/mosquitto/`;
-  mkdirSync(data);
-  const lines = [
-    `listener ${port} 127.0.0.1`,
-    "allow_anonymous true",
-    "persistence true",
-    `persistence_location ${data}`,
-    // By default it drops what a subscriber is more than 1,000 messages behind with; nothing may be lost here either.
-    "max_queued_messages 0",
-    // Started as root it would change to a user who cannot write there.
-    ...(process.getuid?.() === 0 ? ["user root"] : []),
-  ];
-  writeFileSync(`${folder}/mosquitto.conf`, `${lines.join("\n")}\n`);
-  const broker = endWith(spawn(command, ["-c", `${folder}/mosquitto.conf`], { stdio: "ignore" }));
-  await untilListening(port);
+/** mosquitto, and a subscriber that writes into SQLite. */
+async function startUsual(folder: string): Promise<Usual | undefined> {
+  const broker = await startMosquitto(folder);
+  if (broker === undefined) return undefined;
+  const { port } = broker;
   const subscriber = await startScript("subscriber.ts", [`mqtt://127.0.0.1:${port}`, topic, `${folder}/subscriber.db`]);
   return {
     port,
@@ -57,28 +30,12 @@ async function startMosquitto(folder: string): Promise<Mosquitto | undefined> {
   };
 }
 
-async function untilListening(port: number): Promise<void> {
-  for (let tries = 0; tries < 100; tries++) {
-    const isListening = await new Promise<boolean>((resolve) => {
-      const socket = connect({ port, host: "127.0.0.1" });
-      socket.once("connect", () => {
-        socket.destroy();
-        resolve(true);
-      });
-      socket.once("error", () => resolve(false));
-    });
-    if (isListening) return;
-    await sleep(50);
-  }
-  throw new Error("mosquitto does not listen");
-}
-
 export async function measureIngest(): Promise<Figure[]> {
   using folder = makeFolder();
   const sensorIds = await makeStore(folder.path, 100);
   await using gateway = await startGateway(folder.path);
   await using aedes = await startScript("bare-aedes.ts");
-  await using mosquitto = await startMosquitto(folder.path);
+  await using mosquitto = await startUsual(folder.path);
   await using load = await startLoad();
 
   const order = { topic, connections: 10, inFlight: 100, messages, sensorIds };
@@ -90,7 +47,7 @@ export async function measureIngest(): Promise<Figure[]> {
   };
   let expected = 0;
   /** A PUBACK of mosquitto's says nothing about SQLite, so the clock runs until the last reading is there. */
-  const storedPerSecond = async ({ port, subscriber }: Mosquitto): Promise<number> => {
+  const storedPerSecond = async ({ port, subscriber }: Usual): Promise<number> => {
     expected += messages;
     const allStored = (async () => {
       while ((await receive<number>(subscriber.child)) < expected);

@@ -16,6 +16,10 @@ export interface LoadOrder {
   sensorIds: string[];
   /** With `value_at`, as in the document's example, or as a device without a clock says it. */
   isTimed: boolean;
+  /** Who each connection is; absent, nobody in particular. */
+  logins?: { username: string; password: string }[] | undefined;
+  /** With sessions that outlive the connections. */
+  isKept?: boolean;
   /** Values begin here; no value is sent twice where the next order begins after this one's last. */
   firstValue: number;
 }
@@ -46,11 +50,21 @@ function makeTemplates({ topic, sensorIds, isTimed }: LoadOrder) {
   });
 }
 
-async function open(port: number, clientId: string): Promise<Socket> {
+async function open({ port, logins, isKept = false }: LoadOrder, index: number): Promise<Socket> {
   const socket = connect({ port, host: "127.0.0.1", noDelay: true });
   await once(socket, "connect");
+  const { username, password } = logins?.[index] ?? {};
   socket.write(
-    generate({ cmd: "connect", protocolId: "MQTT", protocolVersion: 4, clean: true, clientId, keepalive: 0 }),
+    generate({
+      cmd: "connect",
+      protocolId: "MQTT",
+      protocolVersion: 4,
+      clean: !isKept,
+      clientId: `load-${index}`,
+      keepalive: 0,
+      ...(username !== undefined && { username }),
+      ...(password !== undefined && { password: Buffer.from(password) }),
+    }),
   );
   const [connack] = (await once(socket, "data")) as [Buffer];
   if (connack.length !== 4 || connack[0] !== 0x20 || connack[3] !== 0) throw new Error("the connection was refused");
@@ -58,11 +72,11 @@ async function open(port: number, clientId: string): Promise<Socket> {
 }
 
 async function run(order: LoadOrder): Promise<LoadResult> {
-  const { port, connections, inFlight, messages, isTimed, firstValue } = order;
+  const { connections, inFlight, messages, isTimed, firstValue } = order;
   const templates = makeTemplates(order);
   const size = (templates[0] as (typeof templates)[0]).packet.length;
   const sockets: Socket[] = [];
-  for (let i = 0; i < connections; i++) sockets.push(await open(port, `load-${i}`));
+  for (let i = 0; i < connections; i++) sockets.push(await open(order, i));
   const latencies: number[] = [];
   let sent = 0;
   let acknowledged = 0;

@@ -37,15 +37,19 @@ export interface Gateway extends Program {
   mqttPort: number;
 }
 
-/** The built file, once it says that it listens. */
-export async function startGateway(folder: string, execArgv: readonly string[] = []): Promise<Gateway> {
-  const child = spawn(process.execPath, [...execArgv, bundle], {
+/** The built file, or another `file` like it, once it says that it listens. */
+export async function startGateway(
+  folder: string,
+  { execArgv = [], env = {}, file = bundle }: { execArgv?: string[]; env?: Record<string, string>; file?: string } = {},
+): Promise<Gateway> {
+  const child = spawn(process.execPath, [...execArgv, file], {
     cwd: folder,
     env: {
       PATH: process.env["PATH"],
       LAMBDAIOT_SERVER_PORT: "0",
       LAMBDAIOT_MQTT_PORT: "0",
       LAMBDAIOT_DATABASE_PATH: `${folder}/lambdaiot.db`,
+      ...env,
     },
     stdio: ["ignore", "pipe", "pipe"],
   });

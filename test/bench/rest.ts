@@ -49,7 +49,7 @@ const runClient: Load = async (url, token) => {
   return answered / roundSeconds;
 };
 
-async function logIn(url: string): Promise<string> {
+export async function logIn(url: string): Promise<string> {
   const post = (path: string): Promise<Response> =>
     fetch(url + path, {
       method: "POST",

@@ -1,5 +1,7 @@
 // npm run bench [part …]: ratios taken in one run, since one machine is not another and no hour like the next.
 import { setTimeout as sleep } from "node:timers/promises";
+import { measureCost } from "./cost.ts";
+import { measureFanout } from "./fanout.ts";
 import { measureFootprint } from "./footprint.ts";
 import { measureIngest } from "./ingest.ts";
 import { measureLatency } from "./latency.ts";
@@ -8,6 +10,8 @@ import { measureRest } from "./rest.ts";
 
 const parts: Record<string, () => Promise<Figure[]>> = {
   ingest: measureIngest,
+  cost: measureCost,
+  fanout: measureFanout,
   rest: measureRest,
   footprint: measureFootprint,
   latency: measureLatency,

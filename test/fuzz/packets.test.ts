@@ -165,6 +165,7 @@ test(
     expect(await gateway.stop()).toBe(0);
     const log = gateway.log().split("\n");
     expect(log.filter((line) => / error |hook failed|\bat .*\.mjs/.test(line))).toEqual([]);
-    expect(log.length).toBeLessThan(200);
+    // Sampled: each kind of fault once a minute.
+    expect(log.length).toBeLessThan(200 + seconds);
   },
 );

@@ -61,6 +61,9 @@ test("no more messages than the cap go on without an acknowledgement, at QoS 1 a
     connectTimeoutMs: 10_000,
     maxConnectionsPerAddress: 1,
     trustedProxies: [],
+    maxUnreadBytes: 1_048_576,
+    maxUnreadBytesTotal: 1_048_576,
+    drainTimeoutMs: 5_000,
   });
   /** What stands where Aedes does: it acknowledges when it is told to. */
   const accepted: string[] = [];

@@ -5,11 +5,11 @@ import { getDevice, listDevices } from "../../src/core/devices.ts";
 import { anyone } from "../../src/core/identities.ts";
 import { listReadings } from "../../src/core/readings.ts";
 import type { Speaker } from "../../src/mqtt/acl.ts";
-import { createIngest, type InboundPublish, type Ingest } from "../../src/mqtt/ingest.ts";
+import { createIngest, type InboundPublish, type Spoken } from "../../src/mqtt/ingest.ts";
 import { addComponent, addDevice, openTestStore, start, type TestStore } from "../support/store.ts";
 
 let t: TestStore;
-let ingest: Ingest;
+let ingest: (speaker: Speaker, packet: InboundPublish) => Promise<Spoken> | undefined;
 let sensor_id: string;
 beforeEach(async () => {
   t = openTestStore();
@@ -18,8 +18,8 @@ beforeEach(async () => {
 });
 afterEach(() => t.close());
 
-const open = (): Ingest =>
-  createIngest({
+function open(): typeof ingest {
+  const take = createIngest({
     domain: t.domain,
     log: t.log,
     counters: t.counters,
@@ -29,6 +29,17 @@ const open = (): Ingest =>
     maxDevices: 2,
     resendWindow: 256,
   });
+  return (by, sent) => {
+    let isAwaited = false;
+    const settled = new Promise<Spoken>((resolve, reject) => {
+      isAwaited = take(by, sent, (error, spoken) => {
+        if (error === null) resolve(spoken);
+        else reject(error);
+      });
+    });
+    return isAwaited ? settled : undefined;
+  };
+}
 
 const speaker = (clientId: string): Speaker => ({ identity: anyone, clientId, username: "" });
 const client = speaker("client");

@@ -327,7 +327,7 @@ async function startParts(
   const persistence = await open();
   const broker = await startBroker({
     bus,
-    ingest: () => undefined,
+    ingest: () => false,
     logIn: async () => anyone,
     acl: { canPublish: () => true, canSubscribe: () => true },
     persistence,
@@ -343,6 +343,9 @@ async function startParts(
       connectTimeoutMs: 10_000,
       maxConnectionsPerAddress: 100,
       trustedProxies: [],
+      maxUnreadBytes: 1e6,
+      maxUnreadBytesTotal: 1e6,
+      drainTimeoutMs: 5_000,
     }),
     log,
     counters,

@@ -1,0 +1,22 @@
+import type { Log } from "../log.ts";
+import { DomainError } from "./errors.ts";
+
+// A page of the store's file that is none. Only what touches it fails, so it may show long after the start.
+
+const isDamage = (error: unknown): boolean => {
+  const { code, cause } = error as { code?: unknown; cause?: unknown };
+  return (typeof code === "string" && /^SQLITE_(?:CORRUPT|NOTADB)/.test(code)) || (cause != null && isDamage(cause));
+};
+
+/**
+ * Tells `onDamage`, and the log what to do, each time that the store has found its file damaged.
+ * @returns what an error becomes for whoever made the call: of damage, `unavailable`
+ */
+export const createDamageWatch =
+  (log: Log, onDamage?: () => void) =>
+  (error: unknown): unknown => {
+    if (!isDamage(error)) return error;
+    onDamage?.();
+    log.sampled("store.damaged", "the store is damaged: restore a backup, or move it away to start anew", { error });
+    return new DomainError("unavailable", "the store is damaged", { cause: error });
+  };
