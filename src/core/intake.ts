@@ -37,8 +37,11 @@ export interface Intake {
  * 48 bits: a checksum of who sent it and its bytes, and its packet identifier. Consulted for DUP alone, so chance matches
  * do not matter, and a digest would cost as much as all the rest of a message's way to the store.
  */
-export const fingerprintMessage = (clientId: string, messageId: number, payload: Uint8Array): number =>
-  crc32(payload, crc32(clientId)) * 65_536 + messageId;
+export const fingerprintMessage = (clientSum: number, messageId: number, payload: Uint8Array): number =>
+  crc32(payload, clientSum) * 65_536 + messageId;
+
+/** What a client's name contributes to the fingerprints of its messages. */
+export const sumClientId = (clientId: string): number => crc32(clientId);
 
 const unknown: Outcome = { kind: "unknown" };
 const forbidden: Outcome = { kind: "forbidden" };

@@ -2,7 +2,7 @@ import type { Domain } from "../core/ctx.ts";
 import { recordCheckResponse } from "../core/devices.ts";
 import { announceDevice } from "../core/discovery.ts";
 import { maySpeakFor } from "../core/identities.ts";
-import { createIntake, fingerprintMessage, type Outcome } from "../core/intake.ts";
+import { createIntake, fingerprintMessage, sumClientId, type Outcome } from "../core/intake.ts";
 import { maxAheadMs } from "../core/time.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
@@ -63,6 +63,8 @@ export function createIngest({
 }: IngestOptions): Ingest {
   const discoveryTopic = `${topic}/discovery`;
   const intake = createIntake(domain, resendWindow);
+  /** By connection: what is the same for all its messages. */
+  const clientSums = new WeakMap<Speaker, number>();
   const targetOf = createTargets(domain);
 
   function reject(reason: RejectReason, clientId: string, detail?: string): void {
@@ -72,22 +74,29 @@ export function createIngest({
 
   function takeReading(
     { sensorId, value, valueAt: givenAt }: Extract<Message, { kind: "reading" }>,
-    { identity, clientId }: Speaker,
+    speaker: Speaker,
     packet: InboundPublish,
     done: Done,
   ): void {
+    const { identity, clientId } = speaker;
     const isAhead = givenAt !== undefined && givenAt > now() + maxAheadMs;
     if (isAhead) counters.increment("mqtt.clock_ahead");
     const valueAt = isAhead ? undefined : givenAt;
     const fingerprint =
       valueAt !== undefined || packet.qos === 0 || packet.messageId === undefined
         ? 0
-        : fingerprintMessage(clientId, packet.messageId, packet.payload);
+        : fingerprintMessage(clientSumOf(speaker), packet.messageId, packet.payload);
     const submission = { sensorId, value, valueAt, speaker: identity, fingerprint, isMarkedDup: packet.dup };
     intake.submit(submission, (error, outcome) => {
       if (error === undefined) done(null, noteOutcome(outcome as Outcome, sensorId, clientId));
       else done(error as Error, undefined);
     });
+  }
+
+  function clientSumOf(speaker: Speaker): number {
+    let sum = clientSums.get(speaker);
+    if (sum === undefined) clientSums.set(speaker, (sum = sumClientId(speaker.clientId)));
+    return sum;
   }
 
   function noteOutcome(outcome: Outcome, sensorId: string, clientId: string): Spoken {

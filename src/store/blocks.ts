@@ -9,7 +9,7 @@ import type { Place, StoredReading } from "./readings.ts";
 /** With the rest of its row, a block of that size fills a page of 4,096 bytes. */
 const maxBytes = 3_950;
 /** Blocks that were read last are kept decoded, 20 kB each. */
-const maxCached = 64;
+const maxCached = 128;
 
 type BlockRow = [pk: number, startAt: number, startId: number, data: Buffer];
 

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { Ctx } from "../../src/core/ctx.ts";
 import { anyone } from "../../src/core/identities.ts";
-import { createIntake, fingerprintMessage, type Intake, type Outcome } from "../../src/core/intake.ts";
+import { createIntake, fingerprintMessage, sumClientId, type Intake, type Outcome } from "../../src/core/intake.ts";
 import { listReadings } from "../../src/core/readings.ts";
 import { addComponent, openTestStore, type TestStore } from "../support/store.ts";
 
@@ -47,23 +47,27 @@ function breakCommit(ctx: Ctx): void {
 describe("fingerprintMessage", () => {
   test("is the same for the same client, packet and bytes, and for no other", () => {
     const payload = Buffer.from('{"type":"sensor_reading"}');
-    const fingerprint = fingerprintMessage("client", 7, payload);
+    const fingerprint = fingerprintMessage(sumClientId("client"), 7, payload);
     expect(Number.isSafeInteger(fingerprint)).toBe(true);
-    expect(fingerprintMessage("client", 7, Uint8Array.from(payload))).toBe(fingerprint);
+    expect(fingerprintMessage(sumClientId("client"), 7, Uint8Array.from(payload))).toBe(fingerprint);
     for (const other of [
-      fingerprintMessage("client", 8, payload),
-      fingerprintMessage("client2", 7, payload),
-      fingerprintMessage("client", 7, Buffer.from('{"type":"sensor_value"}')),
-      fingerprintMessage("client", 7, Buffer.alloc(0)),
-      fingerprintMessage("", 7, payload),
+      fingerprintMessage(sumClientId("client"), 8, payload),
+      fingerprintMessage(sumClientId("client2"), 7, payload),
+      fingerprintMessage(sumClientId("client"), 7, Buffer.from('{"type":"sensor_value"}')),
+      fingerprintMessage(sumClientId("client"), 7, Buffer.alloc(0)),
+      fingerprintMessage(sumClientId(""), 7, payload),
     ])
       expect(other).not.toBe(fingerprint);
   });
 
   test("keeps a client's name and its packet's number apart", () => {
     const nothing = Buffer.alloc(0);
-    expect(fingerprintMessage("a1", 2, nothing)).not.toBe(fingerprintMessage("a", 12, nothing));
-    expect(fingerprintMessage("a", 1, Buffer.from("2"))).not.toBe(fingerprintMessage("a", 12, nothing));
+    expect(fingerprintMessage(sumClientId("a1"), 2, nothing)).not.toBe(
+      fingerprintMessage(sumClientId("a"), 12, nothing),
+    );
+    expect(fingerprintMessage(sumClientId("a"), 1, Buffer.from("2"))).not.toBe(
+      fingerprintMessage(sumClientId("a"), 12, nothing),
+    );
   });
 });
 
