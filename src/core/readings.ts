@@ -5,7 +5,6 @@ import type { Ctx } from "./ctx.ts";
 import { noteMessage } from "./devices.ts";
 import { DomainError } from "./errors.ts";
 import { maySpeakFor, type Identity } from "./identities.ts";
-import { prepareOnce } from "./prepared.ts";
 import { correctRollups, readWatermark } from "./rollups.ts";
 import { maxAheadMs } from "./time.ts";
 
@@ -22,10 +21,6 @@ export interface ReadingInput {
   /** Absent: the time at which the reading is stored. */
   valueAt?: number | undefined;
 }
-
-const statements = prepareOnce(({ $client }) => ({
-  findSensorPk: $client.prepare<[id: string], number>("SELECT pk FROM sensors WHERE id = ?").pluck(),
-}));
 
 /** Who says so, and how. */
 export interface ReadingSource {
@@ -106,7 +101,7 @@ const lastInstant = Number.MAX_SAFE_INTEGER;
 export function listReadings(ctx: Ctx, query: ReadingQuery): Reading[] {
   if (query.sensorId === undefined) return mergeSensors(ctx, query);
   const { sensorId } = query;
-  const sensorPk = statements(ctx.db).findSensorPk.get(sensorId);
+  const sensorPk = ctx.sources.find(sensorId)?.sensorPk;
   if (sensorPk === undefined) return [];
   const { from = firstInstant, to = lastInstant, limit, offset } = query;
   return ctx.readings

@@ -78,10 +78,6 @@ export function openStore({ path: givenPath, maxPendingWrites, log, counters }: 
       maxPending: maxPendingWrites,
       participant: {
         ...readings,
-        mark() {
-          sources.refresh();
-          return readings.mark();
-        },
         undo(mark) {
           readings.undo(mark);
           sources.forget();

@@ -193,7 +193,7 @@ export function createReadings(
       for (let next = Math.max(from, tail.first()); next < Math.min(to, tail.next()); next++)
         pushFromTail(window, next);
       window.sort((a, b) => a.id - b.id);
-      rows.push(...window);
+      for (const row of window) rows.push(row);
       from = to;
     }
     if (rows.length > limit) rows.length = limit;

@@ -25,8 +25,6 @@ export interface Sources {
   find(sensorId: string): Source | undefined;
   /** After a rollback: what was read in the transaction may never have been. */
   forget(): void;
-  /** Forgets what another connection may have changed. */
-  refresh(): void;
 }
 
 /** More sensors than a gateway has; memory stays bounded whatever happens. */
@@ -61,6 +59,7 @@ export function createSources(sqlite: Database): Sources {
 
   return {
     find(sensorId) {
+      refresh();
       const known = kept.get(sensorId);
       if (known !== undefined) return known;
       const row = find.get(sensorId);
@@ -75,6 +74,5 @@ export function createSources(sqlite: Database): Sources {
       return source;
     },
     forget,
-    refresh,
   };
 }

@@ -4,9 +4,15 @@ import type { Database } from "better-sqlite3";
 // temporary triggers for this connection, by its data version for all others.
 
 export interface Watch {
-  /** To be asked before what is kept is used outside of a transaction: calls `forget` where another process has written. */
+  /**
+   * To be called before what is kept is used: calls `forget` where another process has written, which it finds out within a
+   * quarter of a second.
+   */
   refresh(): void;
 }
+
+/** The question goes through the locks between processes, and costs as much as a query. */
+const lookAgainMs = 250;
 
 let watches = 0;
 
@@ -14,6 +20,7 @@ let watches = 0;
 export function watchChanges(sqlite: Database, changes: readonly string[], forget: () => void): Watch {
   const dataVersion = sqlite.prepare<[], number>("PRAGMA data_version").pluck();
   let seenVersion = dataVersion.get();
+  let lookedAt = performance.now();
   if (!sqlite.readonly) {
     const name = `watch_${(watches += 1)}`;
     sqlite.function(name, () => {
@@ -25,6 +32,9 @@ export function watchChanges(sqlite: Database, changes: readonly string[], forge
   }
   return {
     refresh() {
+      const now = performance.now();
+      if (now - lookedAt < lookAgainMs) return;
+      lookedAt = now;
       const version = dataVersion.get();
       if (version === seenVersion) return;
       seenVersion = version;
