@@ -88,6 +88,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     const store = openStore({
       path: config.database.path,
       maxPendingWrites: config.database.max_pending_writes,
+      durability: config.database.durability,
       log,
       counters,
     });

@@ -1,5 +1,6 @@
 import * as v from "valibot";
 import { logLevels } from "./log.ts";
+import { durabilities } from "./store/wal.ts";
 
 // One schema for config.toml and the environment: each key once, with what it means, its default, and what it takes.
 // The printed sample, the README's table and the check at the start are made from it.
@@ -148,6 +149,11 @@ export const sections = {
       v.pipe(string, v.nonEmpty("must not be empty")),
       "data/lambdaiot.db",
       "the store's file; its folder holds the token secret and own certificates too",
+    ),
+    durability: key(
+      oneOf(durabilities),
+      "full",
+      "when a write counts: `full`, when the disk has it; `normal`, which has it a second later; `relaxed`, some time",
     ),
     max_pending_writes: key(
       integer(100, 10_000_000),

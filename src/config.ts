@@ -7,6 +7,7 @@ import { StartError } from "./core/errors.ts";
 import { parseJson } from "./core/json.ts";
 import type { Product } from "./core/products.ts";
 import type { AclRule } from "./mqtt/acl.ts";
+import { givenUp } from "./store/wal.ts";
 
 // From a TOML file and the environment to what the gateway uses, with a line for each mistake, and from the schema of
 // the keys (config-keys.ts) to the sample and the README's table.
@@ -135,6 +136,8 @@ function resolve(settings: Settings, mistakes: string[]): Config {
   const broker = splitBroker(mqtt.broker, mistakes);
   const unused = (["host", "port", "user", "password", "name"] as const).filter((name) => database[name] !== undefined);
   if (unused.length > 0) notices.push(`database.${unused.join(", ")} ignored: the store is built in, at database.path`);
+  const loss = givenUp[database.durability];
+  if (loss !== undefined) notices.push(`database.durability is ${database.durability}: ${loss}`);
   if (http.port !== undefined && http.port > 65_535) mistakes.push("server.address must have a port from 0 to 65535");
   if ((mqtt.username === "") !== (mqtt.password === ""))
     mistakes.push("mqtt.username and mqtt.password go together: set both or neither");

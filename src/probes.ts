@@ -47,7 +47,13 @@ export function startProbes({
     database() {
       const { commitMs } = store.writer.stats();
       const wal = statSync(`${store.path}-wal`, { throwIfNoEntry: false });
-      return { answers: isHealthy(), commitMs, freeBytes: readFreeBytes(store.path), walBytes: wal?.size ?? 0 };
+      return {
+        answers: isHealthy(),
+        synced: store.durability === "full",
+        commitMs,
+        freeBytes: readFreeBytes(store.path),
+        walBytes: wal?.size ?? 0,
+      };
     },
     mqtt: () => ({ listening: broker.isListening(), dropped: recentDrops.last(), loopLagMs }),
     processor: () => ({ pendingWrites: store.writer.stats().pending, failedCommits: recentFailures.last() }),

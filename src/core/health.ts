@@ -23,7 +23,8 @@ export interface Health {
 
 /** What is measured outside of the domain. Counts are those of the last minute. */
 export interface Probes {
-  database(): { answers: boolean; commitMs: number; freeBytes: number; walBytes: number };
+  /** `synced`: what is acknowledged is on the disk. */
+  database(): { answers: boolean; synced: boolean; commitMs: number; freeBytes: number; walBytes: number };
   mqtt(): { listening: boolean; dropped: number; loopLagMs: number };
   processor(): { pendingWrites: number; failedCommits: number };
 }
@@ -46,13 +47,19 @@ function penalty(value: number, good: number, bad: number, points: number): numb
 const megabyte = 1024 * 1024;
 
 export function probeDatabase({ database }: Probes): Metric {
-  const { answers, commitMs, freeBytes, walBytes } = database();
+  const { answers, synced, commitMs, freeBytes, walBytes } = database();
   const points =
     100 -
     penalty(commitMs, 50, 1_000, 40) - // an SD card takes 10 to 50 ms
     penalty(-freeBytes, -500 * megabyte, -20 * megabyte, 80) -
     penalty(walBytes, 64 * megabyte, 512 * megabyte, 40);
-  return metric(answers ? points : 0, { answers, commitMs: Math.round(commitMs * 10) / 10, freeBytes, walBytes });
+  return metric(answers ? points : 0, {
+    answers,
+    synced,
+    commitMs: Math.round(commitMs * 10) / 10,
+    freeBytes,
+    walBytes,
+  });
 }
 
 export function probeMqtt({ mqtt }: Probes): Metric {

@@ -1,4 +1,4 @@
-import { closeSync, existsSync, fdatasync, mkdirSync, openSync } from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import Sqlite, { type Database } from "better-sqlite3";
 import { drizzle } from "drizzle-orm/better-sqlite3";
@@ -9,6 +9,7 @@ import { loadAddon } from "./addon.ts";
 import { checkOrigin, migrate } from "./migrations.ts";
 import { createReadings, type Readings } from "./readings.ts";
 import { createSources, type Sources } from "./sources.ts";
+import { openWal, type Durability } from "./wal.ts";
 import { createWriter, type Writer } from "./writer.ts";
 
 export type Db = ReturnType<typeof connect>;
@@ -20,6 +21,7 @@ export interface Store {
   writer: Writer;
   /** The store's file, absolute. */
   path: string;
+  durability: Durability;
   /** True where the store answers a query and its last commit went through. */
   isHealthy(): boolean;
   /** Settles what was submitted, brings the write-ahead log into the store's file and lets go of both. */
@@ -29,6 +31,8 @@ export interface Store {
 export interface StoreOptions {
   path: string;
   maxPendingWrites: number;
+  /** Default `full`. */
+  durability?: Durability;
   log: Log;
   counters: Counters;
 }
@@ -41,7 +45,13 @@ const lockWaitMs = 100;
  * @throws {StartError} one line for each way in which a file can be unusable: in use, read-only, not a database, another
  * program's, a newer version's, damaged.
  */
-export function openStore({ path: givenPath, maxPendingWrites, log, counters }: StoreOptions): Store {
+export function openStore({
+  path: givenPath,
+  maxPendingWrites,
+  durability = "full",
+  log,
+  counters,
+}: StoreOptions): Store {
   const path = resolve(givenPath);
   const folder = dirname(path);
   const opened: Database[] = [];
@@ -73,7 +83,7 @@ export function openStore({ path: givenPath, maxPendingWrites, log, counters }: 
     const db = connect(sqlite);
     const readings = createReadings(sqlite);
     const sources = createSources(sqlite);
-    const wal = openWal(`${path}-wal`);
+    const wal = openWal(`${path}-wal`, durability, { log, counters });
     const writer = createWriter(sqlite, {
       maxPending: maxPendingWrites,
       participant: {
@@ -94,6 +104,7 @@ export function openStore({ path: givenPath, maxPendingWrites, log, counters }: 
       sources,
       writer,
       path,
+      durability,
       isHealthy() {
         if (!sqlite.open || !writer.isHealthy()) return false;
         try {
@@ -122,15 +133,6 @@ export function openStore({ path: givenPath, maxPendingWrites, log, counters }: 
     for (const sqlite of opened.toReversed()) sqlite.close();
     throw explain(error, path);
   }
-}
-
-/** The write-ahead log as a file, to wait for the disk with. SQLite locks the store itself and never this one. */
-function openWal(path: string) {
-  const file = openSync(path, "r+");
-  return {
-    sync: (done: (error: Error | null) => void): void => fdatasync(file, done),
-    close: (): void => closeSync(file),
-  };
 }
 
 const connect = (sqlite: Database) => drizzle(sqlite);

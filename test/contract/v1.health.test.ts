@@ -41,7 +41,13 @@ test("a new gateway that has nothing to do is healthy", async () => {
 test.each([
   [
     "database",
-    { answers: true, commitMs: expect.any(Number), freeBytes: expect.any(Number), walBytes: expect.any(Number) },
+    {
+      answers: true,
+      synced: true,
+      commitMs: expect.any(Number),
+      freeBytes: expect.any(Number),
+      walBytes: expect.any(Number),
+    },
   ],
   ["mqtt", { listening: true, dropped: 0, loopLagMs: expect.any(Number) }],
 ])("/v1/health/%s tells what its score is made from", async (part, details) => {
