@@ -89,6 +89,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       path: config.database.path,
       maxPendingWrites: config.database.max_pending_writes,
       durability: config.database.durability,
+      maxRecentReadings: config.database.max_recent_readings,
       log,
       counters,
     });

@@ -155,6 +155,11 @@ export const sections = {
       "full",
       "when a write counts: `full`, when the disk has it; `normal`, which has it a second later; `relaxed`, some time",
     ),
+    max_recent_readings: key(
+      integer(1_000, 10_000_000),
+      131_072,
+      "readings kept in memory, 40 bytes each; beyond it the older half goes into compressed blocks",
+    ),
     max_pending_writes: key(
       integer(100, 10_000_000),
       100_000,

@@ -10,8 +10,8 @@ const intervalMs = 5_000;
 
 const system = { kind: "system" } as const;
 
-/** Keeps the sums by minute, hour and day, and tells when an hour or a day is complete. */
-export const startRollup = ({
+/** Keeps the sums by hour and day, and tells when an hour or a day is complete. What the last run has left comes first. */
+export function startRollup({
   domain,
   log,
   everyMs = intervalMs,
@@ -19,8 +19,8 @@ export const startRollup = ({
   domain: Domain;
   log: Log;
   everyMs?: number;
-}): Job =>
-  startPeriodic({
+}): Job {
+  const job = startPeriodic({
     name: "rollups",
     log,
     intervalMs: everyMs,
@@ -32,3 +32,6 @@ export const startRollup = ({
       if (!domain.read(system, arePeriodsComplete)) await domain.commit(system, completePeriods);
     },
   });
+  job.wake();
+  return job;
+}

@@ -31,6 +31,8 @@ export interface Store {
 export interface StoreOptions {
   path: string;
   maxPendingWrites: number;
+  /** Readings that wait in memory before the older half of them is sealed; by default 131,072. */
+  maxRecentReadings?: number;
   /** Default `full`. */
   durability?: Durability;
   log: Log;
@@ -48,6 +50,7 @@ const lockWaitMs = 100;
 export function openStore({
   path: givenPath,
   maxPendingWrites,
+  maxRecentReadings = 131_072,
   durability = "full",
   log,
   counters,
@@ -81,7 +84,7 @@ export function openStore({
     migrate(sqlite, path, log);
     probeWrite(sqlite);
     const db = connect(sqlite);
-    const readings = createReadings(sqlite);
+    const readings = createReadings(sqlite, { maxRecent: maxRecentReadings });
     const sources = createSources(sqlite);
     const wal = openWal(`${path}-wal`, durability, { log, counters });
     const writer = createWriter(sqlite, {

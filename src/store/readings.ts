@@ -73,7 +73,7 @@ export interface Readings {
 
 export interface ReadingsOptions {
   /** So many wait in memory, 40 bytes each, before the older half is sealed. */
-  maxWaiting?: number;
+  maxRecent?: number;
 }
 
 /** Rows of arrivals that are removed in one step. */
@@ -83,10 +83,10 @@ type ArrivalsRow = [firstId: number, count: number];
 
 export function createReadings(
   sqlite: Database,
-  { maxWaiting = 131_072 }: ReadingsOptions = {},
+  { maxRecent = 131_072 }: ReadingsOptions = {},
 ): Readings & Participant {
   const blocks = createBlocks(sqlite);
-  const isSealingDue = (): boolean => round !== undefined || tail.next() - tail.first() > maxWaiting;
+  const isSealingDue = (): boolean => round !== undefined || tail.next() - tail.first() > maxRecent;
   const insertArrivals = sqlite.prepare<[firstId: number, count: number, data: Buffer]>(
     "INSERT INTO arrivals (first_id, count, data) VALUES (?, ?, ?)",
   );

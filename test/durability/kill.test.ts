@@ -121,6 +121,15 @@ function look(path: string): Stored {
   }
 }
 
+function countBlocks(path: string): unknown {
+  const sqlite = new Sqlite(path, { readonly: true });
+  try {
+    return sqlite.prepare("SELECT count(*) FROM blocks").pluck().get();
+  } finally {
+    sqlite.close();
+  }
+}
+
 /** Starts the gateway and kills it before it says anything, wherever it is by then. */
 async function killAtStart(env: Record<string, string>): Promise<void> {
   const child = spawn(process.execPath, [bundle], {
@@ -143,6 +152,8 @@ test(
     // Clients find it again where it was.
     const env = {
       TMPDIR: folder,
+      // So few that kills come while readings are moved into blocks, too.
+      LAMBDAIOT_DATABASE_MAX_RECENT_READINGS: "1000",
       LAMBDAIOT_SERVER_PORT: new URL(gateway.url).port,
       LAMBDAIOT_MQTT_PORT: new URL(gateway.mqttUrl).port,
     };
@@ -200,6 +211,7 @@ test(
         acknowledged: published,
         stored: published,
       });
+      expect(countBlocks(storePath)).toBeGreaterThan(0);
       console.log(
         `seed ${seed}: ${killsUnderLoad} kills under load and ${killsAtStart} at the start; ` +
           `${publisher.acknowledged.size} values acknowledged over MQTT, ${rest.created.size} over REST; none lost, none twice`,

@@ -49,7 +49,7 @@ const within = new Date(2_000_000).toISOString();
 
 /** Readings enough that they have been sealed, of values that do not compress. */
 function fill(sqlite: Sqlite.Database, pk: number): void {
-  const readings = createReadings(sqlite, { maxWaiting: 1_000 });
+  const readings = createReadings(sqlite, { maxRecent: 1_000 });
   const random = createRandom(1);
   const commit = (work: () => void): void => {
     sqlite.transaction(() => {
