@@ -307,7 +307,7 @@ export function createQueues(options: QueueOptions) {
         enqueue(clientId, packet);
       },
 
-      outgoingEnqueueCombi(subscriptions: { clientId: string; qos?: number }[], given: GivenPacket) {
+      outgoingEnqueueCombi(subscriptions: readonly { clientId: string; qos?: number }[], given: GivenPacket) {
         const places = accepted.get(given.payload as Buffer);
         if (subscriptions.length === 0 && (places === undefined || places.length === 0)) return atOnce(undefined);
         // A copy, for all of them together.

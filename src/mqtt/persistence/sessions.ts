@@ -54,6 +54,8 @@ export interface Match {
   qos: 1 | 2;
 }
 
+const maxMatched = 1_000;
+
 export function createSessions({ counters, writes, now, maxSessions, sessionExpiryMs, onForget }: SessionOptions) {
   /** By client id. */
   const subscribed = new Map<string, Subscriptions>();
@@ -64,7 +66,18 @@ export function createSessions({ counters, writes, now, maxSessions, sessionExpi
   const trie = new QlobberSub(topicWildcards);
   let isGranted: (client: ClientId, topic: string) => boolean = () => true;
 
-  const match = (topic: string): Match[] => trie.match(topic) as Match[];
+  /** What topics have matched since subscriptions changed last: readings all come on the same one. */
+  const matched = new Map<string, readonly Match[]>();
+
+  function match(topic: string): readonly Match[] {
+    let matches = matched.get(topic);
+    if (matches === undefined) {
+      if (matched.size >= maxMatched) matched.clear();
+      matched.set(topic, (matches = trie.match(topic) as Match[]));
+    }
+    return matches;
+  }
+
   const ownerOf = (clientId: string): string | undefined => owners.get(clientId)?.owner;
 
   function open(clientId: string): Subscriptions {
@@ -76,12 +89,14 @@ export function createSessions({ counters, writes, now, maxSessions, sessionExpi
 
   function subscribe(clientId: string, { granted }: Subscriptions, topic: string, record: SubscriptionRecord): void {
     const before = granted.get(topic);
+    matched.clear();
     if (record.qos > 0) trie.add(topic, { clientId, topic, ...record });
     else if (before !== undefined && before.qos > 0) trie.remove(topic, { clientId, topic });
     granted.set(topic, record);
   }
 
   function unsubscribe(clientId: string, { granted }: Subscriptions, topic: string): void {
+    matched.clear();
     if ((granted.get(topic)?.qos ?? 0) > 0) trie.remove(topic, { clientId, topic });
     granted.delete(topic);
   }
