@@ -18,6 +18,8 @@ export interface LoadOrder {
   isTimed: boolean;
   /** Who each connection is; absent, nobody in particular. */
   logins?: { username: string; password: string }[] | undefined;
+  /** So many a second whatever has been acknowledged, instead of `inFlight`. */
+  perSecond?: number;
   /** With sessions that outlive the connections. */
   isKept?: boolean;
   /** Values begin here; no value is sent twice where the next order begins after this one's last. */
@@ -29,7 +31,7 @@ export interface LoadResult {
   seconds: number;
   /** Epoch milliseconds of the first PUBLISH. */
   startedAt: number;
-  /** From PUBLISH to PUBACK in milliseconds, in order; only where one message was in flight. */
+  /** From PUBLISH to PUBACK in milliseconds; only where one message was in flight, or so many a second were sent. */
   latencies: number[];
 }
 
@@ -72,7 +74,7 @@ async function open({ port, logins, isKept = false }: LoadOrder, index: number):
 }
 
 async function run(order: LoadOrder): Promise<LoadResult> {
-  const { connections, inFlight, messages, isTimed, firstValue } = order;
+  const { connections, inFlight, messages, isTimed, firstValue, perSecond } = order;
   const templates = makeTemplates(order);
   const size = (templates[0] as (typeof templates)[0]).packet.length;
   const sockets: Socket[] = [];
@@ -80,6 +82,10 @@ async function run(order: LoadOrder): Promise<LoadResult> {
   const latencies: number[] = [];
   let sent = 0;
   let acknowledged = 0;
+
+  const senders: ((count: number) => void)[] = [];
+  const isMeasured = inFlight === 1 || perSecond !== undefined;
+  let pace: NodeJS.Timeout | undefined;
 
   const startedAt = Date.now();
   const start = performance.now();
@@ -89,7 +95,8 @@ async function run(order: LoadOrder): Promise<LoadResult> {
       const own = templates.filter((_, n) => n % connections === i);
       let turn = 0;
       let messageId = 0;
-      let sentAt = 0;
+      /** One connection's PUBACKs come in the order of its messages. */
+      const sentAt: number[] = [];
       const send = (count: number): void => {
         const n = Math.min(count, messages - sent);
         if (n <= 0) return;
@@ -103,7 +110,7 @@ async function run(order: LoadOrder): Promise<LoadResult> {
           if (isTimed) chunk.write(new Date(firstTime + firstValue + sent).toISOString(), offset + timeAt, "latin1");
           sent += 1;
         }
-        sentAt = performance.now();
+        if (isMeasured) for (let now = performance.now(), k = 0; k < n; k++) sentAt.push(now);
         socket.write(chunk);
       };
       let partial = 0;
@@ -113,15 +120,23 @@ async function run(order: LoadOrder): Promise<LoadResult> {
         const count = Math.floor((partial + data.length) / 4);
         partial = (partial + data.length) % 4;
         acknowledged += count;
-        if (inFlight === 1 && count === 1) latencies.push(performance.now() - sentAt);
+        if (isMeasured)
+          for (const at of sentAt.splice(0, count)) latencies.push(performance.now() - at);
         if (acknowledged === messages) resolve();
-        else send(count);
+        else if (perSecond === undefined) send(count);
       });
       socket.on("close", () => reject(new Error("the connection was closed")));
       socket.on("error", reject);
-      send(inFlight);
+      senders.push(send);
     }
+    if (perSecond === undefined) for (const send of senders) send(inFlight);
+    else
+      pace = setInterval(() => {
+        const due = Math.min(messages, Math.floor(((performance.now() - start) / 1_000) * perSecond) + 1);
+        while (sent < due) senders[sent % senders.length]?.(1);
+      }, 1);
   });
+  clearInterval(pace);
   const seconds = (performance.now() - start) / 1_000;
   for (const socket of sockets) {
     socket.removeAllListeners("close");

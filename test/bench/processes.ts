@@ -37,12 +37,21 @@ export interface Gateway extends Program {
   mqttPort: number;
 }
 
+export interface GatewayOptions {
+  execArgv?: string[];
+  env?: Record<string, string>;
+  file?: string;
+  /** A program that runs it, and leaves it the process that was started. */
+  by?: string[];
+}
+
 /** The built file, or another `file` like it, once it says that it listens. */
 export async function startGateway(
   folder: string,
-  { execArgv = [], env = {}, file = bundle }: { execArgv?: string[]; env?: Record<string, string>; file?: string } = {},
+  { execArgv = [], env = {}, file = bundle, by = [] }: GatewayOptions = {},
 ): Promise<Gateway> {
-  const child = spawn(process.execPath, [...execArgv, file], {
+  const [command = "", ...args] = [...by, process.execPath, ...execArgv, file];
+  const child = spawn(command, args, {
     cwd: folder,
     env: {
       PATH: process.env["PATH"],

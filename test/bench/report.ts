@@ -5,6 +5,8 @@ export interface Figure {
   /** What was to be reached; absent, the figure is for information. */
   goal?: string;
   isMet?: boolean;
+  /** What may be compared with another run's, on another machine: how many times a reference it is, more being better. */
+  ratio?: number;
 }
 
 export function median(numbers: readonly number[]): number {
@@ -24,8 +26,21 @@ export const quantile = (numbers: readonly number[], q: number): number =>
  */
 export function ratio(what: string, measured: readonly number[], reference: readonly number[], goal: number): Figure {
   const value = median(measured.map((n, i) => n / (reference[i] as number)));
-  return { what, measured: value.toFixed(2), goal: `≥ ${goal}`, isMet: value >= goal };
+  return { what, measured: value.toFixed(2), goal: `≥ ${goal}`, isMet: value >= goal, ratio: value };
 }
+
+const digits = (value: number): string => value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0);
+
+/** A figure that is to be small. */
+export const atMost = (what: string, value: number, goal: number, unit = ""): Figure => {
+  const suffix = unit === "" ? "" : ` ${unit}`;
+  return { what, measured: `${digits(value)}${suffix}`, goal: `≤ ${goal}${suffix}`, isMet: value <= goal };
+};
+
+export const inform = (what: string, value: number, unit: string): Figure => ({
+  what,
+  measured: `${value < 1_000 ? digits(value) : Math.round(value).toLocaleString("en")} ${unit}`,
+});
 
 export const rate = (what: string, perSecond: readonly number[], unit: string): Figure => ({
   what,

@@ -6,8 +6,13 @@ import { startGateway } from "./processes.ts";
 
 // Fills a gateway's store directly: what is measured is how it is served, not how it got there.
 
-/** Has the gateway make and migrate the store in `folder`, and adds sensors, ten to a device. @returns their ids */
-export async function makeStore(folder: string, sensors: number, readingsOfEach = 0): Promise<string[]> {
+/** Has the gateway make and migrate the store in `folder`, and adds sensors, by default ten to a device. @returns their ids */
+export async function makeStore(
+  folder: string,
+  sensors: number,
+  readingsOfEach = 0,
+  { sensorsOfDevice = 10 }: { sensorsOfDevice?: number } = {},
+): Promise<string[]> {
   await (await startGateway(folder))[Symbol.asyncDispose]();
   const sqlite = new Sqlite(`${folder}/lambdaiot.db`);
   const addDevice = sqlite.prepare(
@@ -22,7 +27,7 @@ export async function makeStore(folder: string, sensors: number, readingsOfEach 
   sqlite.transaction(() => {
     let devicePk: number | bigint = 0;
     for (const [i, id] of sensorIds.entries()) {
-      if (i % 10 === 0) devicePk = addDevice.run(randomUUID()).lastInsertRowid;
+      if (i % sensorsOfDevice === 0) devicePk = addDevice.run(randomUUID()).lastInsertRowid;
       addSensor.run(id, devicePk);
     }
   })();
