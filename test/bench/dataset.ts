@@ -166,9 +166,7 @@ function fill(path: string, { sensors, days, kind, waiting }: Required<DatasetOp
       readings.settle();
     });
     sums.close();
-    sqlite
-      .prepare("INSERT OR REPLACE INTO progress (name, value) VALUES ('rollups', ?)")
-      .run(readings.lastId());
+    sqlite.prepare("INSERT OR REPLACE INTO progress (name, value) VALUES ('rollups', ?)").run(readings.lastId());
   })();
   sqlite.pragma("wal_checkpoint(TRUNCATE)");
   sqlite.close();

@@ -120,8 +120,7 @@ async function run(order: LoadOrder): Promise<LoadResult> {
         const count = Math.floor((partial + data.length) / 4);
         partial = (partial + data.length) % 4;
         acknowledged += count;
-        if (isMeasured)
-          for (const at of sentAt.splice(0, count)) latencies.push(performance.now() - at);
+        if (isMeasured) for (const at of sentAt.splice(0, count)) latencies.push(performance.now() - at);
         if (acknowledged === messages) resolve();
         else if (perSecond === undefined) send(count);
       });

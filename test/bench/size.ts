@@ -16,7 +16,7 @@ function measure({ path, bytes, readings }: Dataset): Sizes {
   const pagesOf = (names: string): number =>
     sqlite
       .prepare<[], number>(
-        `SELECT sum(pgsize) FROM dbstat WHERE aggregate AND name IN
+        `SELECT sum(pgsize) FROM dbstat WHERE aggregate = 1 AND name IN
            (SELECT name FROM sqlite_schema WHERE tbl_name = '${names}')`,
       )
       .pluck()

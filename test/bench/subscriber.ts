@@ -50,5 +50,11 @@ client.on("message", (_topic, payload) => {
   else timer ??= setTimeout(flush, maxWaitMs);
 });
 await client.subscribeAsync(topic, { qos: 1 });
-process.on("disconnect", () => process.exit());
+const end = (): void => {
+  if (batch.length > 0) flush();
+  sqlite.close(); // carries the write-ahead log over
+  process.exit();
+};
+process.once("SIGTERM", end);
+process.once("disconnect", end);
 process.send?.(0);
