@@ -39,7 +39,7 @@ const executableTargets = ["linux-x64", "linux-arm64"];
 export const hostTarget = `${isMusl() ? "linuxmusl" : process.platform}-${process.arch}`;
 
 /** The bundle is downloaded, copied over slow links and parsed at each start: growth is to be a decision. */
-const bundleCapBytes = 6_000_000;
+export const bundleCapBytes = 6_000_000;
 
 /** A failure that its own line explains. */
 class BuildError extends Error {}

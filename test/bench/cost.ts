@@ -33,7 +33,7 @@ async function buildPlain(folder: string): Promise<string> {
 type Parties = Pick<LoadOrder, "sensorIds" | "logins">;
 
 /** The store's devices, a token for each where wanted, and their sensors in the order in which connections get them. */
-async function readParties({ url }: Gateway, hasTokens: boolean): Promise<Parties> {
+export async function readParties({ url }: Gateway, hasTokens: boolean): Promise<Parties> {
   const headers = { Authorization: `Bearer ${await logIn(url)}` };
   const sensors = (await (await fetch(`${url}/sensors`, { headers })).json()) as { id: string; device_id: string }[];
   const byDevice = Map.groupBy(sensors, ({ device_id }) => device_id);

@@ -217,11 +217,12 @@ function createSums(sqlite: Sqlite.Database) {
   const put = sqlite.prepare<[number, number, number, number, number, Buffer | null, number, number]>(
     `INSERT INTO rollups (width, sensor_pk, start_at, count, sum, sum_rest, min, max) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
   );
-  const open = { [hour]: new Map<number, Cell>(), [day]: new Map<number, Cell>() };
+  /** Of each sensor the hour, or the day, that is not over yet. */
+  const open = new Map<number, Map<number, Cell>>([hour, day].map((width) => [width, new Map()]));
   let done: [width: number, Cell][] = [];
 
   function cellAt(width: number, sensorPk: number, at: number): Cell {
-    const cells = open[width] as Map<number, Cell>;
+    const cells = open.get(width) as Map<number, Cell>;
     const startAt = floorTo(at, width);
     const current = cells.get(sensorPk);
     if (current?.startAt === startAt) return current;
@@ -255,10 +256,8 @@ function createSums(sqlite: Sqlite.Database) {
     write,
     /** What is not over yet as well. */
     close(): void {
-      for (const width of [hour, day]) {
-        for (const cell of (open[width] as Map<number, Cell>).values()) finish(width, cell);
-        (open[width] as Map<number, Cell>).clear();
-      }
+      // Hours first: they are summed up into the days.
+      for (const [width, cells] of open) for (const cell of cells.values()) finish(width, cell);
       write();
     },
   };

@@ -1,9 +1,16 @@
 import { execFileSync, spawn } from "node:child_process";
+import { statSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { endWith, makeFolder, startGateway } from "./processes.ts";
-import { median, type Figure } from "./report.ts";
+import { bundleCapBytes } from "../../build.mjs";
+import { bundle, endWith, makeFolder, startGateway } from "./processes.ts";
+import { atMost, inform, median, type Figure } from "./report.ts";
+import { makeStore } from "./store.ts";
 
-// What the gateway takes while nothing happens, and how soon it is there, beside Node itself.
+// What the gateway takes while nothing happens, and how soon it is there, beside Node itself; it knows a thousand devices
+// with three sensors each.
+
+const devices = 1_000;
+const sensorsOfDevice = 3;
 
 const rounds = 5;
 const settleMs = 1_500;
@@ -14,11 +21,11 @@ const bareServer = `
 `;
 
 const readMemory = (pid: number): number =>
-  Number(execFileSync("ps", ["-o", "rss=", "-p", String(pid)], { encoding: "utf8" })) / 1_024;
+  (Number(execFileSync("ps", ["-o", "rss=", "-p", String(pid)], { encoding: "utf8" })) * 1_024) / 1e6;
 
 interface Sample {
   ms: number;
-  mebibytes: number;
+  megabytes: number;
 }
 
 async function measureGateway(folder: string): Promise<Sample> {
@@ -28,7 +35,7 @@ async function measureGateway(folder: string): Promise<Sample> {
   const ms = performance.now() - start;
   if (!ok) throw new Error("not healthy");
   await sleep(settleMs);
-  return { ms, mebibytes: readMemory(gateway.child.pid as number) };
+  return { ms, megabytes: readMemory(gateway.child.pid as number) };
 }
 
 async function measureNode(): Promise<Sample> {
@@ -41,13 +48,16 @@ async function measureNode(): Promise<Sample> {
   await fetch(`http://127.0.0.1:${port}/health`);
   const ms = performance.now() - start;
   await sleep(settleMs);
-  return { ms, mebibytes: readMemory(node.child.pid as number) };
+  return { ms, megabytes: readMemory(node.child.pid as number) };
 }
 
 export async function measureFootprint(): Promise<Figure[]> {
+  using empty = makeFolder();
   using folder = makeFolder();
   await fetch("data:,"); // loads fetch
-  const first = await measureGateway(folder.path);
+  const first = await measureGateway(empty.path);
+  await makeStore(folder.path, sensorsOfDevice * devices, 10, { sensorsOfDevice });
+  await measureGateway(folder.path); // sums up what is new
   const ours: Sample[] = [];
   const bare: Sample[] = [];
   for (let round = 0; round < rounds; round++) {
@@ -55,11 +65,16 @@ export async function measureFootprint(): Promise<Figure[]> {
     bare.push(await measureNode());
   }
   const of = (samples: Sample[], key: keyof Sample): number => median(samples.map((sample) => sample[key]));
+  const more = (key: keyof Sample): number => of(ours, key) - of(bare, key);
   return [
-    { what: "footprint: idle memory", measured: `${of(ours, "mebibytes").toFixed(0)} MiB` },
-    { what: "footprint: idle memory of bare Node", measured: `${of(bare, "mebibytes").toFixed(0)} MiB` },
-    { what: "footprint: start to first answer", measured: `${of(ours, "ms").toFixed(0)} ms` },
-    { what: "footprint: the first start, with a new store", measured: `${first.ms.toFixed(0)} ms` },
-    { what: "footprint: start to first answer of bare Node", measured: `${of(bare, "ms").toFixed(0)} ms` },
+    inform(`footprint: idle memory, ${devices.toLocaleString("en")} devices`, of(ours, "megabytes"), "MB"),
+    inform("footprint: idle memory, an empty store", first.megabytes, "MB"),
+    inform("footprint: idle memory of bare Node", of(bare, "megabytes"), "MB"),
+    atMost("footprint: idle memory − bare Node", more("megabytes"), 60, "MB"),
+    inform("footprint: start to first answer", of(ours, "ms"), "ms"),
+    inform("footprint: the first start, with a new store", first.ms, "ms"),
+    inform("footprint: start to first answer of bare Node", of(bare, "ms"), "ms"),
+    atMost("footprint: start to first answer − bare Node", more("ms"), 250, "ms"),
+    atMost("footprint: the bundle", statSync(bundle).size / 1e6, bundleCapBytes / 1e6, "MB"),
   ];
 }

@@ -27,9 +27,18 @@ export const endWith = (child: ChildProcess): Program => ({
     if (child.exitCode !== null || child.signalCode !== null) return;
     const exited = once(child, "exit");
     child.kill();
+    child.kill("SIGCONT"); // one that stands still would not hear it
     await exited;
   },
 });
+
+/** Has a program stand still but for the time of `work`: what it does in the background it does in its own time. */
+export async function wake<T>({ child }: Program, work: () => Promise<T>): Promise<T> {
+  child.kill("SIGCONT");
+  const result = await work();
+  child.kill("SIGSTOP");
+  return result;
+}
 
 export interface Gateway extends Program {
   url: string;

@@ -107,7 +107,8 @@ const listOfDevices: Query = {
     { length: devices / pageOfDevices },
     (_, page) => `/v1/devices?limit=${pageOfDevices}&offset=${page * pageOfDevices}`,
   ),
-  check: (bodies) => bodies.every((body) => (JSON.parse(body) as { devices: [] }).devices.length === pageOfDevices),
+  check: (bodies) =>
+    bodies.every((body) => (JSON.parse(body) as { devices: unknown[] }).devices.length === pageOfDevices),
 };
 
 /** PUBACKs of one device: with a query running all the time, and without. */

@@ -7,15 +7,13 @@ import { makeStore, untilRolledUp } from "./store.ts";
 
 // Reads of the newest 100 readings of a sensor out of a million, with a token, over keep-alive connections.
 
-const rounds = 5;
-const roundSeconds = 2;
 const connections = 16;
 
-type Load = (url: string, token: string) => Promise<number>;
+type Load = (url: string, token: string, seconds: number) => Promise<number>;
 
 /** Requests per second by wrk, on one thread. */
-const runWrk: Load = async (url, token) => {
-  const args = ["-t1", `-c${connections}`, `-d${roundSeconds}s`, "-H", `Authorization: Bearer ${token}`, url];
+const runWrk: Load = async (url, token, seconds) => {
+  const args = ["-t1", `-c${connections}`, `-d${seconds}s`, "-H", `Authorization: Bearer ${token}`, url];
   const wrk = spawn("wrk", args, { stdio: ["ignore", "pipe", "inherit"] });
   let output = "";
   wrk.stdout.on("data", (chunk: Buffer) => void (output += chunk.toString()));
@@ -26,9 +24,9 @@ const runWrk: Load = async (url, token) => {
 };
 
 /** The same where wrk is absent. It takes as much of the machine as what it measures, so ratios come out higher. */
-const runClient: Load = async (url, token) => {
+const runClient: Load = async (url, token, seconds) => {
   const agent = new Agent({ keepAlive: true, maxSockets: connections });
-  const end = performance.now() + roundSeconds * 1_000;
+  const end = performance.now() + seconds * 1_000;
   let answered = 0;
   const request = (): Promise<void> =>
     new Promise((resolve, reject) => {
@@ -46,7 +44,7 @@ const runClient: Load = async (url, token) => {
   };
   await Promise.all(Array.from({ length: connections }, askOn));
   agent.destroy();
-  return answered / roundSeconds;
+  return answered / seconds;
 };
 
 export async function logIn(url: string): Promise<string> {
@@ -60,11 +58,11 @@ export async function logIn(url: string): Promise<string> {
   return ((await (await post("/login")).json()) as { token: string }).token;
 }
 
-export async function measureRest(): Promise<Figure[]> {
+export async function measureRest({ rounds = 5, roundSeconds = 2, readingsOfEach = 10_000 } = {}): Promise<Figure[]> {
   const hasWrk = spawnSync("wrk", ["-v"]).error === undefined;
   const run = hasWrk ? runWrk : runClient;
   using folder = makeFolder();
-  const sensorIds = await makeStore(folder.path, 100, 10_000);
+  const sensorIds = await makeStore(folder.path, 100, readingsOfEach);
   await using gateway = await startGateway(folder.path);
   const token = await logIn(gateway.url);
   await untilRolledUp(folder.path);
@@ -81,14 +79,17 @@ export async function measureRest(): Promise<Figure[]> {
   const bare: number[] = [];
   // The first round is for the compilers to warm up.
   for (let round = 0; round <= rounds; round++) {
-    const rates = [await run(gateway.url + path, token), await run(honoUrl + path, token)] as const;
+    const rates = [
+      await run(gateway.url + path, token, roundSeconds),
+      await run(honoUrl + path, token, roundSeconds),
+    ] as const;
     if (round === 0) continue;
     ours.push(rates[0]);
     bare.push(rates[1]);
   }
   const by = hasWrk ? "wrk" : "a Node client, wrk is not installed";
   return [
-    rate(`rest: 100 of 1,000,000 readings (by ${by})`, ours, "/s"),
+    rate(`rest: 100 of ${(100 * readingsOfEach).toLocaleString("en")} readings (by ${by})`, ours, "/s"),
     rate(`rest: bare Hono, the same ${(body.length / 1_000).toFixed(1)} kB`, bare, "/s"),
     ratio("rest: readings ÷ bare Hono", ours, bare, 0.3),
   ];
