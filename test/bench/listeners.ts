@@ -6,7 +6,6 @@
 // Says 0 once both listen; asked anything, it answers with what they have heard.
 import { createServer, get } from "node:http";
 import type { AddressInfo } from "node:net";
-import { setTimeout as sleep } from "node:timers/promises";
 
 export interface Heard {
   deliveries: number;
@@ -23,11 +22,12 @@ const headers = { Authorization: `Bearer ${token}` };
 
 const receiver = createServer((request, response) => {
   request.resume();
-  request.once("end", async () => {
-    await sleep(answerAfterMs);
-    heard.deliveries += 1;
-    response.writeHead(204).end();
-  });
+  request.once("end", () =>
+    setTimeout(() => {
+      heard.deliveries += 1;
+      response.writeHead(204).end();
+    }, answerAfterMs),
+  );
 });
 await new Promise<void>((resolve) => receiver.listen(0, "127.0.0.1", resolve));
 const { status } = await fetch(`${url}/v1/webhooks`, {

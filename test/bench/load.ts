@@ -132,7 +132,7 @@ async function run(order: LoadOrder): Promise<LoadResult> {
     else
       pace = setInterval(() => {
         const due = Math.min(messages, Math.floor(((performance.now() - start) / 1_000) * perSecond) + 1);
-        while (sent < due) senders[sent % senders.length]?.(1);
+        for (let n = sent; n < due; n++) senders[n % senders.length]?.(1);
       }, 1);
   });
   clearInterval(pace);

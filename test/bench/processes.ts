@@ -59,7 +59,7 @@ export async function startGateway(
   folder: string,
   { execArgv = [], env = {}, file = bundle, by = [] }: GatewayOptions = {},
 ): Promise<Gateway> {
-  const [command = "", ...args] = [...by, process.execPath, ...execArgv, file];
+  const [command, ...args] = [...by, process.execPath, ...execArgv, file];
   const child = spawn(command, args, {
     cwd: folder,
     env: {

@@ -133,12 +133,12 @@ async function measureHindrance(
   const hindered: number[][] = [];
   for (const query of queries) {
     calm.push(...(await run()));
-    let isOver = false;
+    const over = new AbortController();
     const asking = (async () => {
-      while (!isOver) await ask(client, query);
+      while (!over.signal.aborted) await ask(client, query);
     })();
     hindered.push(await run());
-    isOver = true;
+    over.abort();
     await asking;
   }
   const reference = quantile(calm, 0.99);

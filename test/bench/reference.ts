@@ -19,11 +19,19 @@ export function writeReference(figures: readonly Figure[]): void {
   writeFileSync(file, `${JSON.stringify(ratios, undefined, 2)}\n`);
 }
 
+/** A figure with what the reference allows in place of its goal, which is that of the long form. */
+export function compare({ what, measured, ratio }: Figure, reference: Reference): Figure {
+  const before = reference[what];
+  if (ratio === undefined || before === undefined) return { what, measured };
+  const least = before * tolerance;
+  return { what, measured, ratio, goal: `≥ ${Number(least.toPrecision(2))}`, isMet: ratio >= least };
+}
+
 /** Each ratio that is below half of the reference's, in words. What the reference does not have is not compared. */
 export const findRegressions = (figures: readonly Figure[], reference: Reference): string[] =>
-  figures.flatMap(({ what, ratio }) => {
-    const before = reference[what];
-    return ratio !== undefined && before !== undefined && ratio < before * tolerance
-      ? [`${what} is ${ratio.toPrecision(2)}, and was ${before}`]
+  figures.flatMap((figure) => {
+    const { isMet } = compare(figure, reference);
+    return isMet === false
+      ? [`${figure.what} is ${figure.ratio?.toPrecision(2)}, and was ${reference[figure.what]}`]
       : [];
   });

@@ -10,7 +10,7 @@ import { measureFootprint } from "./footprint.ts";
 import { measureIngest } from "./ingest.ts";
 import { measureLatency } from "./latency.ts";
 import { measureQueries, measureQueriesShort } from "./queries.ts";
-import { findRegressions, readReference, writeReference } from "./reference.ts";
+import { compare, findRegressions, readReference, writeReference } from "./reference.ts";
 import { renderTable, type Figure } from "./report.ts";
 import { measureRest } from "./rest.ts";
 import { measureSize } from "./size.ts";
@@ -46,37 +46,30 @@ async function measure(from: Parts, name: string): Promise<Figure[]> {
   return figures;
 }
 
-function readArguments() {
-  try {
-    const { values, positionals } = parseArgs({
-      options: {
-        short: { type: "boolean", default: false },
-        "update-reference": { type: "boolean", default: false },
-      },
-      allowPositionals: true,
-    });
-    const isUpdate = values["update-reference"];
-    const isShort = values.short || isUpdate;
-    const from = isShort ? shortParts : parts;
-    const names = positionals.length > 0 ? positionals : Object.keys(from);
-    const unknown = names.filter((name) => !Object.hasOwn(from, name));
-    if (unknown.length > 0)
-      throw new Error(`no such part: ${unknown.join(", ")}; there are ${Object.keys(from).join(", ")}`);
-    return { from, names, isShort, isUpdate };
-  } catch (error) {
-    console.error((error as Error).message);
-    process.exit(2);
-  }
+const { values, positionals } = parseArgs({
+  options: {
+    short: { type: "boolean", default: false },
+    "update-reference": { type: "boolean", default: false },
+  },
+  allowPositionals: true,
+});
+const isUpdate = values["update-reference"];
+const isShort = values.short || isUpdate;
+const from = isShort ? shortParts : parts;
+const names = positionals.length > 0 ? positionals : Object.keys(from);
+const unknown = names.filter((name) => !Object.hasOwn(from, name));
+if (unknown.length > 0) {
+  console.error(`no such part: ${unknown.join(", ")}; there are ${Object.keys(from).join(", ")}`);
+  process.exit(2);
 }
 
-const { from, names, isShort, isUpdate } = readArguments();
+const reference = readReference();
 const startedAt = performance.now();
 const figures: Figure[] = [];
 const regressions: string[] = [];
 for (const name of names) {
   let found = await measure(from, name);
   if (isShort && !isUpdate) {
-    const reference = readReference();
     let worse = findRegressions(found, reference);
     for (let i = 1; i < attempts && worse.length > 0; i++) {
       console.error(`${worse.join("; ")}: once more`);
@@ -85,7 +78,7 @@ for (const name of names) {
     }
     regressions.push(...worse);
   }
-  figures.push(...found);
+  figures.push(...(isShort && !isUpdate ? found.map((figure) => compare(figure, reference)) : found));
 }
 
 console.log(`\n${renderTable(figures)}\n`);
