@@ -35,3 +35,7 @@ export const findRegressions = (figures: readonly Figure[], reference: Reference
       ? [`${figure.what} is ${figure.ratio?.toPrecision(2)}, and was ${reference[figure.what]}`]
       : [];
   });
+
+/** What the reference has and the run has not. */
+export const findUnseen = (figures: readonly Figure[], reference: Reference): string[] =>
+  Object.keys(reference).filter((what) => !figures.some((figure) => figure.what === what));

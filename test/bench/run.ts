@@ -10,7 +10,7 @@ import { measureFootprint } from "./footprint.ts";
 import { measureIngest } from "./ingest.ts";
 import { measureLatency } from "./latency.ts";
 import { measureQueries, measureQueriesShort } from "./queries.ts";
-import { compare, findRegressions, readReference, writeReference } from "./reference.ts";
+import { compare, findRegressions, findUnseen, readReference, writeReference } from "./reference.ts";
 import { renderTable, type Figure } from "./report.ts";
 import { measureRest } from "./rest.ts";
 import { measureSize } from "./size.ts";
@@ -91,6 +91,9 @@ else if (isShort) {
       : `Below half of the reference's: ${regressions.join("; ")}.`,
   );
   if (regressions.length > 0) process.exitCode = 1;
+  const unseen = positionals.length > 0 ? [] : findUnseen(figures, reference);
+  // Where a program is not installed, its rows are not there; or a row has another name now.
+  if (unseen.length > 0) console.log(`In reference.json, and not measured: ${unseen.join("; ")}.`);
 } else {
   const missed = figures.filter(({ isMet }) => isMet === false);
   console.log(missed.length === 0 ? "Every goal was met." : `Not met: ${missed.map(({ what }) => what).join("; ")}.`);
