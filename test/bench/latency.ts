@@ -10,8 +10,10 @@ import { makeStore } from "./store.ts";
 // One device that waits for each PUBACK, beside what the disk needs for its part of it; and what a disk as slow as an SD
 // card does to everybody else.
 
-const rounds = 5;
-const messagesOfRound = 400;
+/** Many and short: the disk's mood changes within a second. */
+const rounds = 20;
+const messagesOfRound = 100;
+const warmUps = 10;
 
 /** A frame of the write-ahead log: a page and its header. */
 const frameBytes = 4_096 + 24;
@@ -54,7 +56,7 @@ async function measureQuickDisk(): Promise<Figure[]> {
   const bare: number[] = [];
   const ratios: number[] = [];
   // The first rounds are for the compilers to warm up, and for the log to reach its size.
-  for (let round = -2; round < rounds; round++) {
+  for (let round = -warmUps; round < rounds; round++) {
     const order = {
       topic: "lambdaiot",
       connections: 1,
@@ -62,7 +64,7 @@ async function measureQuickDisk(): Promise<Figure[]> {
       messages: messagesOfRound,
       sensorIds,
       isTimed: true,
-      firstValue: (round + 2) * messagesOfRound,
+      firstValue: (round + warmUps) * messagesOfRound,
     };
     const { latencies } = await load.run({ ...order, port: gateway.mqttPort });
     const ofBare = await load.run({ ...order, port: aedes.hello });
