@@ -2,6 +2,7 @@ import { execFileSync, spawn } from "node:child_process";
 import { statSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { bundleCapBytes } from "../../build.mjs";
+import { copyDataset, openDataset } from "./dataset.ts";
 import { bundle, endWith, makeFolder, startGateway } from "./processes.ts";
 import { atMost, inform, median, type Figure } from "./report.ts";
 import { makeStore } from "./store.ts";
@@ -54,6 +55,7 @@ async function measureNode(): Promise<Sample> {
 export async function measureFootprint(): Promise<Figure[]> {
   using empty = makeFolder();
   using folder = makeFolder();
+  using largeFolder = makeFolder();
   await fetch("data:,"); // loads fetch
   const first = await measureGateway(empty.path);
   await makeStore(folder.path, sensorsOfDevice * devices, 10, { sensorsOfDevice });
@@ -64,15 +66,20 @@ export async function measureFootprint(): Promise<Figure[]> {
     ours.push(await measureGateway(folder.path));
     bare.push(await measureNode());
   }
+  const large: Sample[] = [];
+  copyDataset(await openDataset({ sensors: 100, days: 365 }), largeFolder.path);
+  for (let round = 0; round < 3; round++) large.push(await measureGateway(largeFolder.path));
   const of = (samples: Sample[], key: keyof Sample): number => median(samples.map((sample) => sample[key]));
   const more = (key: keyof Sample): number => of(ours, key) - of(bare, key);
   return [
     inform(`footprint: idle memory, ${devices.toLocaleString("en")} devices`, of(ours, "megabytes"), "MB"),
     inform("footprint: idle memory, an empty store", first.megabytes, "MB"),
+    inform("footprint: idle memory, 10,000,000 readings", of(large, "megabytes"), "MB"),
     inform("footprint: idle memory of bare Node", of(bare, "megabytes"), "MB"),
     atMost("footprint: idle memory − bare Node", more("megabytes"), 60, "MB"),
     inform("footprint: start to first answer", of(ours, "ms"), "ms"),
     inform("footprint: the first start, with a new store", first.ms, "ms"),
+    inform("footprint: start to first answer, 10,000,000 readings", of(large, "ms"), "ms"),
     inform("footprint: start to first answer of bare Node", of(bare, "ms"), "ms"),
     atMost("footprint: start to first answer − bare Node", more("ms"), 250, "ms"),
     atMost("footprint: the bundle", statSync(bundle).size / 1e6, bundleCapBytes / 1e6, "MB"),
