@@ -14,23 +14,44 @@ export const bundle = `${root}dist/lambdaiot.mjs`;
 export function makeFolder(): Disposable & { path: string } {
   mkdirSync(`${root}dist`, { recursive: true });
   const path = mkdtempSync(`${root}dist/bench-`);
-  return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) };
+  const remove = (): void => rmSync(path, { recursive: true, force: true });
+  process.once("exit", remove);
+  return {
+    path,
+    [Symbol.dispose]() {
+      process.off("exit", remove);
+      remove();
+    },
+  };
 }
 
 export interface Program extends AsyncDisposable {
   child: ChildProcess;
 }
 
-export const endWith = (child: ChildProcess): Program => ({
-  child,
-  async [Symbol.asyncDispose]() {
-    if (child.exitCode !== null || child.signalCode !== null) return;
-    const exited = once(child, "exit");
-    child.kill();
-    child.kill("SIGCONT"); // one that stands still would not hear it
-    await exited;
-  },
+const running = new Set<ChildProcess>();
+
+// Whatever ends this process, nothing it has started stays behind, standing still perhaps.
+process.setMaxListeners(50);
+process.once("exit", () => {
+  for (const child of running) child.kill("SIGKILL");
 });
+for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
+
+export function endWith(child: ChildProcess): Program {
+  running.add(child);
+  child.once("exit", () => running.delete(child));
+  return {
+    child,
+    async [Symbol.asyncDispose]() {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      const exited = once(child, "exit");
+      child.kill();
+      child.kill("SIGCONT"); // one that stands still would not hear it
+      await exited;
+    },
+  };
+}
 
 /** Has a program stand still but for the time of `work`: what it does in the background it does in its own time. */
 export async function wake<T>({ child }: Program, work: () => Promise<T>): Promise<T> {
