@@ -47,18 +47,29 @@ export function roundSum(sum: ExactSum): number {
   return high;
 }
 
-/** A sum as it is stored: rounded, and what the rounding left over, `null` where that is nothing. */
-export function packSum(sum: ExactSum): { sum: number; rest: Buffer | null } {
+/**
+ * What rounding has left over of a sum: nothing, mostly one number, seldom more of them, as doubles in a row. A number by
+ * itself is a column like any other to SQLite; bytes would be an object for each row.
+ */
+export type SumRest = null | number | Buffer;
+
+/** A sum as it is stored: rounded, and what the rounding left over. */
+export function packSum(sum: ExactSum): { sum: number; rest: SumRest } {
   const rounded = roundSum(sum);
   const rest = [...sum];
   addExact(rest, -rounded);
   const parts = rest.filter((part) => part !== 0);
-  return { sum: rounded, rest: parts.length === 0 ? null : Buffer.from(new Float64Array(parts).buffer) };
+  const [first = null] = parts;
+  return { sum: rounded, rest: parts.length < 2 ? first : Buffer.from(new Float64Array(parts).buffer) };
 }
 
 /** Adds a stored sum to `sum`, in place. */
-export function addPacked(sum: ExactSum, rounded: number, rest: Buffer | null): void {
+export function addPacked(sum: ExactSum, rounded: number, rest: SumRest): void {
   addExact(sum, rounded);
   if (rest === null) return;
+  if (typeof rest === "number") {
+    addExact(sum, rest);
+    return;
+  }
   for (let i = 0; i < rest.length; i += 8) addExact(sum, rest.readDoubleLE(i));
 }

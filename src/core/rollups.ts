@@ -2,7 +2,7 @@ import { and, count, eq, sql } from "drizzle-orm";
 import type { StoredReading } from "../store/readings.ts";
 import { rollups, sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
-import { addExact, addPacked, packSum, type ExactSum } from "./exact-sum.ts";
+import { addExact, addPacked, packSum, type ExactSum, type SumRest } from "./exact-sum.ts";
 import { prepareOnce } from "./prepared.ts";
 import { readProgress, setProgress } from "./progress.ts";
 import { formatInstant } from "./time.ts";
@@ -34,7 +34,7 @@ export function addValue(into: Aggregate, value: number): void {
 }
 
 /** [start_at, count, sum, sum_rest, min, max] */
-export type RollupRow = [startAt: number, count: number, sum: number, rest: Buffer | null, min: number, max: number];
+export type RollupRow = [startAt: number, count: number, sum: number, rest: SumRest, min: number, max: number];
 
 export function addRollup(into: Aggregate, [, count, sum, rest, min, max]: RollupRow): void {
   into.count += count;
@@ -55,7 +55,7 @@ const statements = prepareOnce(({ $client }) => ({
       "SELECT start_at, count, sum, sum_rest, min, max FROM rollups WHERE width = ? AND sensor_pk = ? AND start_at = ?",
     )
     .raw(),
-  put: $client.prepare<[number, number, number, number, number, Buffer | null, number, number]>(
+  put: $client.prepare<[number, number, number, number, number, SumRest, number, number]>(
     `INSERT OR REPLACE INTO rollups (width, sensor_pk, start_at, count, sum, sum_rest, min, max)
      VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
   ),

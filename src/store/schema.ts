@@ -134,7 +134,7 @@ export const rollups = sqliteTable(
     /** The sum, rounded. */
     sum: real().notNull(),
     /** What the rounding left over, so that sums of sums stay exact (see core/exact-sum); null: nothing. */
-    sumRest: blob("sum_rest", { mode: "buffer" }),
+    sumRest: blob("sum_rest"),
     min: real().notNull(),
     max: real().notNull(),
   },

@@ -21,7 +21,7 @@ import {
   type Aggregate,
   type RollupRow,
 } from "../../src/core/rollups.ts";
-import { packSum } from "../../src/core/exact-sum.ts";
+import { packSum, type SumRest } from "../../src/core/exact-sum.ts";
 import { createBlocks } from "../../src/store/blocks.ts";
 import { emptyColumns } from "../../src/store/columns.ts";
 import { createReadings } from "../../src/store/readings.ts";
@@ -214,7 +214,7 @@ function createSource({ sensors, from, kind }: { sensors: number; from: number; 
 
 /** Rollups, written when the hour or the day is over, in the order in which the gateway would. */
 function createSums(sqlite: Sqlite.Database) {
-  const put = sqlite.prepare<[number, number, number, number, number, Buffer | null, number, number]>(
+  const put = sqlite.prepare<[number, number, number, number, number, SumRest, number, number]>(
     `INSERT INTO rollups (width, sensor_pk, start_at, count, sum, sum_rest, min, max) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
   );
   /** Of each sensor the hour, or the day, that is not over yet. */
