@@ -74,8 +74,14 @@ export interface Readings {
 export interface ReadingsOptions {
   /** So many wait in memory, 40 bytes each, before the older half is sealed. */
   maxRecent?: number;
+  /** So many rows of arrivals are put into one. */
+  joinRows?: number;
 }
 
+/** Readings that one row of arrivals holds at the most, of those that are put together. */
+const maxJoined = 8_192;
+/** Rows of so many readings are left as they are. */
+const longEnough = 64;
 /** Rows of arrivals that are removed in one step. */
 const rowsPerStep = 4_000;
 
@@ -83,10 +89,9 @@ type ArrivalsRow = [firstId: number, count: number];
 
 export function createReadings(
   sqlite: Database,
-  { maxRecent = 131_072 }: ReadingsOptions = {},
+  { maxRecent = 131_072, joinRows = 1_024 }: ReadingsOptions = {},
 ): Readings & Participant {
   const blocks = createBlocks(sqlite);
-  const isSealingDue = (): boolean => round !== undefined || tail.next() - tail.first() > maxRecent;
   const insertArrivals = sqlite.prepare<[firstId: number, count: number, data: Buffer]>(
     "INSERT INTO arrivals (first_id, count, data) VALUES (?, ?, ?)",
   );
@@ -100,6 +105,14 @@ export function createReadings(
     .raw();
   const trimArrivals = sqlite.prepare<[upToId: number, limit: number]>(
     "DELETE FROM arrivals WHERE first_id IN (SELECT first_id FROM arrivals WHERE first_id <= ? ORDER BY first_id LIMIT ?)",
+  );
+  const countArrivals = sqlite
+    .prepare<[fromId: number, toId: number], number>(
+      "SELECT count(*) FROM arrivals WHERE first_id >= ? AND first_id < ?",
+    )
+    .pluck();
+  const removeArrivals = sqlite.prepare<[fromId: number, toId: number]>(
+    "DELETE FROM arrivals WHERE first_id >= ? AND first_id < ?",
   );
   const putSealed = sqlite.prepare<[sensorPk: number, upToId: number]>(
     "INSERT OR REPLACE INTO sealed (sensor_pk, up_to_id) VALUES (?, ?)",
@@ -115,6 +128,14 @@ export function createReadings(
   let round: { upToId: number; sensors: number[] } | undefined;
   /** Everything below is in blocks, and its arrivals are gone. */
   let forgetBelow: number | undefined;
+  /** Rows of arrivals before that hold many readings each; so many have come since. */
+  let joinedTo = tail.first();
+  let rowsSince = joinRows;
+  /** What `joinedTo` becomes when the transaction is committed. */
+  let joining: number | undefined;
+
+  const isSealingDue = (): boolean =>
+    round !== undefined || tail.next() - tail.first() > maxRecent || rowsSince >= joinRows;
 
   /** Where in a sensor's part of the tail the first reading is that does not come before the place. */
   function placeInTail(ids: readonly number[], { at, id }: Place): number {
@@ -216,10 +237,40 @@ export function createReadings(
 
   /** Readings up to there can be sealed without tearing a row of arrivals apart; `undefined`: too few to be worth it. */
   function findBoundary(upToId: number): number | undefined {
-    if (!isSealingDue()) return undefined;
+    if (tail.next() - tail.first() <= maxRecent) return undefined;
     const half = Math.min(tail.first() + ((tail.next() - tail.first()) >> 1), upToId + 1, written - 1);
     const row = findArrivals.get(half);
     return row === undefined || row[0] <= tail.first() ? undefined : row[0] - 1;
+  }
+
+  /**
+   * A reading a second is a row of arrivals each. Put together they are smaller, and a start that reads a hundred thousand
+   * back does not take a second. Not amid a sealing: that ends where a row ends.
+   * @returns true where there may be more to do
+   */
+  function join(): boolean {
+    const from = Math.max(joinedTo, tail.first());
+    const isWhole = written - from >= maxJoined;
+    if (round !== undefined || forgetBelow !== undefined || joining !== undefined) return false;
+    if (!isWhole && rowsSince < joinRows) return false;
+    const to = isWhole ? endOfRowsWithin(from, maxJoined) : written;
+    const rows = countArrivals.get(from, to) ?? 0;
+    if (rows > 1 && (to - from) / rows < longEnough) {
+      removeArrivals.run(from, to);
+      insertArrivals.run(
+        from,
+        to - from,
+        encodeArrivals(to - from, (i) => tail.at(from + i)),
+      );
+    }
+    joining = to;
+    return isWhole;
+  }
+
+  /** Where a row ends after `from`: within so many ids, or the first one where that is longer. */
+  function endOfRowsWithin(from: number, ids: number): number {
+    const [firstId, count] = findArrivals.get(from + ids) as ArrivalsRow;
+    return firstId > from ? firstId : firstId + count;
   }
 
   function sealSensor(sensorPk: number, upToId: number): number {
@@ -297,6 +348,7 @@ export function createReadings(
     },
     seal(upToId, limit) {
       if (round === undefined) {
+        if (join()) return true;
         const boundary = findBoundary(upToId);
         if (boundary === undefined) return false;
         round = { upToId: boundary, sensors: tail.sensors() };
@@ -328,6 +380,7 @@ export function createReadings(
       // It starts anew: what had been sealed before is not in the tail any more.
       round = undefined;
       forgetBelow = undefined;
+      joining = undefined;
     },
     beforeCommit() {
       for (const [firstId, count] of rowsOf(changed)) {
@@ -346,7 +399,13 @@ export function createReadings(
     },
     settle() {
       tail.settle();
+      if (tail.next() > written) rowsSince += 1;
       written = tail.next();
+      if (joining !== undefined) {
+        joinedTo = joining;
+        joining = undefined;
+        rowsSince = 0;
+      }
       if (changed.length > 0) changed = [];
       if (forgetBelow !== undefined) {
         tail.forget(forgetBelow);

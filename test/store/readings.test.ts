@@ -34,7 +34,7 @@ function openStore(path: string) {
     for (const { statements } of migrations) for (const statement of statements) sqlite.exec(statement);
     sqlite.pragma("user_version = 1");
   }
-  const readings = createReadings(sqlite, { maxRecent: 40 });
+  const readings = createReadings(sqlite, { maxRecent: 40, joinRows: 7 });
   const writer = createWriter(sqlite, { maxPending: 1_000, participant: readings, log, counters: createCounters() });
   return { sqlite, readings, writer };
 }
