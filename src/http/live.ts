@@ -34,23 +34,56 @@ const heartbeatMs = 15_000;
 
 const encoder = new TextEncoder();
 
+interface LiveClient {
+  send(chunk: Uint8Array): void;
+  end(): void;
+}
+
 export function createLive({ bus, counters, maxClients }: LiveOptions): Live {
-  const clients = new Set<{
-    wants: (deviceId: string) => boolean;
-    send: (chunk: Uint8Array) => void;
-    end: () => void;
-  }>();
+  /** Who listens to the same, by the device, and `undefined` for all of them. */
+  const audiences = new Map<string | undefined, { clients: Set<LiveClient>; unsent: string }>();
+  let count = 0;
+  let isFlushDue = false;
 
   function broadcast(event: string, deviceId: string, data: object): void {
-    let chunk: Uint8Array | undefined; // written once, and kept once, however many listen
-    for (const client of clients) {
-      if (!client.wants(deviceId)) continue;
-      client.send((chunk ??= encoder.encode(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`)));
+    let text: string | undefined;
+    for (const wanted of [undefined, deviceId]) {
+      const audience = audiences.get(wanted);
+      if (audience !== undefined) audience.unsent += text ??= `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
+    }
+    if (text === undefined || isFlushDue) return;
+    isFlushDue = true;
+    setImmediate(flush); // what one commit has brought goes out in one piece
+  }
+
+  function flush(): void {
+    isFlushDue = false;
+    for (const audience of audiences.values()) {
+      if (audience.unsent === "") continue;
+      const chunk = encoder.encode(audience.unsent); // once, however many listen
+      audience.unsent = "";
+      for (const client of audience.clients) client.send(chunk);
     }
   }
 
+  function join(wanted: string | undefined, client: LiveClient): void {
+    const audience = audiences.get(wanted) ?? { clients: new Set(), unsent: "" };
+    audiences.set(wanted, audience);
+    audience.clients.add(client);
+    count += 1;
+  }
+
+  function leave(wanted: string | undefined, client: LiveClient): void {
+    const audience = audiences.get(wanted);
+    if (audience?.clients.delete(client) !== true) return;
+    if (audience.clients.size === 0) audiences.delete(wanted);
+    count -= 1;
+  }
+
+  const everybody = (): LiveClient[] => [...audiences.values()].flatMap(({ clients }) => [...clients]);
+
   bus.on("reading.stored", ({ readingId, deviceId, sensorId, valueAt, value }) => {
-    if (clients.size === 0) return;
+    if (count === 0) return;
     broadcast("reading", deviceId, {
       id: readingId,
       deviceId,
@@ -63,26 +96,24 @@ export function createLive({ bus, counters, maxClients }: LiveOptions): Live {
   bus.on("alert", ({ event, deviceId, data }) => broadcast(event, deviceId, data));
 
   const heartbeat = setInterval(() => {
-    for (const client of clients) client.send(encoder.encode(": alive\n\n"));
+    for (const client of everybody()) client.send(encoder.encode(": alive\n\n"));
   }, heartbeatMs);
   heartbeat.unref();
 
   return {
     open(wanted, cutOff) {
-      if (clients.size >= maxClients) {
+      if (count >= maxClients) {
         counters.increment("live.refused");
         throw new DomainError("unavailable", "too many clients listen already", { retryAfterSeconds: 30 });
       }
-      let client: Parameters<typeof clients.add>[0];
+      let client: LiveClient;
       const stream = new ReadableStream<Uint8Array>(
         {
           start(controller) {
-            const leave = (): void => void clients.delete(client);
             client = {
-              wants: (deviceId) => wanted === undefined || deviceId === wanted,
               send(chunk) {
                 if ((controller.desiredSize ?? 0) <= 0) {
-                  leave();
+                  leave(wanted, client);
                   counters.increment("live.dropped");
                   cutOff();
                   return;
@@ -90,14 +121,14 @@ export function createLive({ bus, counters, maxClients }: LiveOptions): Live {
                 controller.enqueue(chunk);
               },
               end() {
-                leave();
+                leave(wanted, client);
                 controller.close();
               },
             };
-            clients.add(client);
+            join(wanted, client);
             controller.enqueue(encoder.encode("retry: 2000\n\n"));
           },
-          cancel: () => void clients.delete(client),
+          cancel: () => leave(wanted, client),
         },
         new ByteLengthQueuingStrategy({ highWaterMark: maxWaitingBytes }),
       );
@@ -105,10 +136,11 @@ export function createLive({ bus, counters, maxClients }: LiveOptions): Live {
         headers: { "Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no" },
       });
     },
-    count: () => clients.size,
+    count: () => count,
     close() {
       clearInterval(heartbeat);
-      for (const client of clients) client.end();
+      flush();
+      for (const client of everybody()) client.end();
     },
   };
 }
