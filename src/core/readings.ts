@@ -3,7 +3,7 @@ import { sensors } from "../store/schema.ts";
 import type { StoredReading } from "../store/readings.ts";
 import type { Ctx } from "./ctx.ts";
 import { noteMessage } from "./devices.ts";
-import { DomainError } from "./errors.ts";
+import { DomainError, NoRoomError } from "./errors.ts";
 import { maySpeakFor, type Identity } from "./identities.ts";
 import { firstInstant, readDroppedBefore } from "./retention.ts";
 import { addToRollups, correctRollups, readWatermark } from "./rollups.ts";
@@ -43,6 +43,7 @@ export interface Recorded {
 
 /**
  * Stores a reading. A resend, the same sensor, `valueAt` and value again, is one reading and gets the same id.
+ * @throws {NoRoomError}
  * @returns "unknown" where no such sensor exists, "forbidden" where it is not the speaker's to speak for
  */
 export function recordReading(
@@ -54,11 +55,11 @@ export function recordReading(
   if (source === undefined) return "unknown";
   const { sensorPk, device } = source;
   if (speaker !== undefined && !maySpeakFor(speaker, device)) return "forbidden";
+  const known = valueAt === undefined ? undefined : ctx.readings.findSame(sensorPk, valueAt, value);
+  // Before anything is written: then nothing has to be undone. What is stored already may be acknowledged.
+  if (known === undefined && !ctx.hasRoom()) throw new NoRoomError();
   if (isOwn) noteMessage(ctx, device);
-  if (valueAt !== undefined) {
-    const known = ctx.readings.findSame(sensorPk, valueAt, value);
-    if (known !== undefined) return { id: known, deviceId: device.id, isResend: true };
-  }
+  if (known !== undefined) return { id: known, deviceId: device.id, isResend: true };
   const at = valueAt ?? ctx.now();
   const id = ctx.readings.append(sensorPk, at, value, fingerprint);
   ctx.emit("reading.stored", { readingId: id, deviceId: device.displayId, sensorId, valueAt: at, value });

@@ -132,3 +132,6 @@ export function chooseCut(ctx: Ctx): number | undefined {
 
 /** Gives up to `pages` that nothing is in back to the disk. The file becomes shorter when its log is carried over. */
 export const giveBack = ({ db }: Ctx, pages: number): void => void db.$client.pragma(`incremental_vacuum(${pages})`);
+
+/** Carries the log over into the store's file, which waits for the disk, and gives its room back. */
+export const carryOver = ({ db }: Ctx): void => void db.$client.pragma("wal_checkpoint(TRUNCATE)");
