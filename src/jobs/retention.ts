@@ -131,20 +131,21 @@ export function startRetention({
     }
   }
 
-  /** Bytes of the file that nothing is in and that are to be given back. */
-  function excessOf(size: StoreSize): number {
-    if (!hasRoom()) return size.freeBytes;
-    const kept = Math.max(keptFreeBytes, size.bytes / 10);
-    const isCapped = maxBytes > 0;
-    return size.freeBytes - (isCapped ? Math.min(kept, Math.max(0, maxBytes - usedBytes(size))) : kept);
+  /** Bytes of the file that nothing is in and that are to be given back, so many at once. */
+  function excessOf({ bytes, freeBytes, pageBytes }: StoreSize): number {
+    if (!hasRoom()) return freeBytes;
+    const overCap = maxBytes > 0 ? Math.min(freeBytes, bytes - maxBytes) : 0;
+    if (overCap > 0) return overCap;
+    const overKept = freeBytes - Math.max(keptFreeBytes, bytes / 10);
+    // Not page by page as they become free.
+    return overKept < pagesPerStep * pageBytes ? 0 : overKept;
   }
 
   async function giveBackFree(): Promise<void> {
     let isGiven = false;
     for (let size = measure(); !stopping.signal.aborted; size = measure()) {
-      const pages = Math.min(pagesPerStep, Math.floor(excessOf(size) / size.pageBytes));
-      // Not page by page as they become free.
-      if (pages < (hasRoom() ? pagesPerStep : 1)) break;
+      const pages = Math.min(pagesPerStep, Math.ceil(excessOf(size) / size.pageBytes));
+      if (pages <= 0) break;
       await domain.commit(system, (ctx) => giveBack(ctx, pages));
       counters.increment("retention.bytes", size.bytes - measure().bytes);
       isGiven = true;

@@ -74,7 +74,7 @@ export interface Readings {
   removeOf(sensorPk: number, limit: number): number;
   /**
    * Removes a sensor's readings before an instant, `limit` rows of the store at most: a row is a block of a thousand or
-   * so, or a single reading that is in no block yet. Whole blocks go first, then the one that reaches beyond is cut.
+   * so, or a few readings that are in no block yet. Whole blocks go first, then the one that reaches beyond is cut.
    */
   removeBefore(sensorPk: number, bound: Bound, limit: number): Removed;
   /** The instant at which that block ends, of whatever sensor, that ends first; `undefined` where nothing is sealed. */
@@ -96,6 +96,8 @@ export interface ReadingsOptions {
   maxRecent?: number;
 }
 
+/** To take so many readings out of the log of arrivals takes as long as to remove a block. */
+const readingsPerRow = 4;
 /** Rows of arrivals that are removed in one step. */
 const rowsPerStep = 4_000;
 
@@ -314,11 +316,11 @@ export function createReadings(
       if (rows >= limit || oldest === undefined || tail.timeOf(oldest) >= bound.at) return { readings, rows };
       const old = new Set<number>();
       for (const id of ids) {
-        if (tail.timeOf(id) >= bound.at || rows + old.size >= limit) break;
+        if (tail.timeOf(id) >= bound.at || old.size >= (limit - rows) * readingsPerRow) break;
         if (id <= bound.upToId) old.add(id);
       }
       if (old.size > 0) removeFromTail(sensorPk, old);
-      return { readings: readings + old.size, rows: rows + old.size };
+      return { readings: readings + old.size, rows: rows + Math.ceil(old.size / readingsPerRow) };
     },
     firstSealedEnd: blocks.firstEnd,
     fingerprints(limit) {
