@@ -104,11 +104,12 @@ export function probeHealth(ctx: Ctx, probes: Probes): Health {
   const mqtt = probeMqtt(probes);
   // A store that does not answer cannot tell of devices or readings either.
   const silent = metric(0, {});
+  const isSilent = database.details["answers"] === false;
   const metrics = {
     database,
     mqtt,
-    deviceManager: database.score === 0 ? silent : probeDevices(ctx),
-    dataProcessor: database.score === 0 ? silent : probeProcessor(ctx, probes),
+    deviceManager: isSilent ? silent : probeDevices(ctx),
+    dataProcessor: isSilent ? silent : probeProcessor(ctx, probes),
   };
   const score = Math.round(
     Object.entries(weights).reduce(

@@ -70,7 +70,8 @@ export function startRetention({
   let restsUntil = -Infinity;
   let sweptAt = -Infinity;
   let sweptDay: number | undefined;
-  let isWanted = false;
+  /** Asked for, and to be done once more until everything up to there has been seen. */
+  let wantedUpTo: number | undefined;
 
   const pause = (): Promise<void> => sleep(pauseMs, undefined, { signal: stopping.signal }).catch(() => undefined); // aborted: the loop ends
   const measure = (): StoreSize => domain.read(system, measureStore);
@@ -110,9 +111,10 @@ export function startRetention({
   async function sweepOld(): Promise<void> {
     const at = performance.now();
     const today = floorTo(now(), rollupWidths.day);
-    if (at < restsUntil || (!isWanted && sweptDay === today && at - sweptAt < sweepEveryMs)) return;
-    isWanted = false;
+    if (at < restsUntil || (wantedUpTo === undefined && sweptDay === today && at - sweptAt < sweepEveryMs)) return;
+    const wanted = wantedUpTo;
     await sweep(firstInstant, "age");
+    if (wanted !== undefined && wanted === wantedUpTo && seenId >= wanted) wantedUpTo = undefined;
     sweptAt = at;
     sweptDay = today;
   }
@@ -167,7 +169,7 @@ export function startRetention({
     },
   });
   const unsubscribe = bus.on("retention.changed", () => {
-    isWanted = true;
+    wantedUpTo = lastId();
     job.wake();
   });
 
