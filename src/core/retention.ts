@@ -19,13 +19,19 @@ export interface RetentionPolicy {
   rollupDays: number;
 }
 
+// The `+` keeps the planner from planning anew for each value.
 const statements = prepareOnce(({ $client }) => ({
   droppedBefore: $client
-    .prepare<[sensorPk: number], number | null>("SELECT dropped_before FROM sensors WHERE pk = ?")
+    .prepare<[sensorPk: number], number | null>("SELECT dropped_before FROM sensors WHERE pk = +?")
+    .pluck(),
+  oldRollup: $client
+    .prepare<[width: number, sensorPk: number, before: number], number>(
+      "SELECT 1 FROM rollups WHERE width = +? AND sensor_pk = +? AND start_at < +? LIMIT 1",
+    )
     .pluck(),
   trimRollups: $client.prepare<[width: number, sensorPk: number, before: number, limit: number]>(
     `DELETE FROM rollups WHERE (width, sensor_pk, start_at) IN
-       (SELECT width, sensor_pk, start_at FROM rollups WHERE width = ? AND sensor_pk = ? AND start_at < ?
+       (SELECT width, sensor_pk, start_at FROM rollups WHERE width = +? AND sensor_pk = +? AND start_at < +?
         ORDER BY start_at LIMIT ?)`,
   ),
   pages: $client.prepare<[], number>("PRAGMA page_count").pluck(),
@@ -61,8 +67,10 @@ export interface SweepStep {
 
 /** With what they take along in indexes, so many rows of the store take a millisecond or two. */
 const rowsPerStep = 64;
-/** To look at a sensor that has nothing to give takes 10 µs. */
-const sensorsPerStep = 100;
+/** Rollups lie side by side: so many take as long as one of the others. */
+const rollupsPerRow = 4;
+/** To look at a sensor that has nothing to give takes 10 to 20 µs. */
+const sensorsPerStep = 50;
 
 /**
  * Removes what is old of the next sensors after `afterPk` (from 0), a millisecond or two's worth. What the rollups do not
@@ -71,6 +79,7 @@ const sensorsPerStep = 100;
 export function sweepStep(ctx: Ctx, { policy, before, upToId }: Sweep, afterPk: number): SweepStep {
   const bound = { upToId: Math.min(upToId, readWatermark(ctx)) };
   const step: SweepStep = { afterPk, readings: 0, rollups: 0 };
+  const { oldRollup, trimRollups } = statements(ctx.db);
   let rowsLeft = rowsPerStep;
   const next = ctx.db
     .select({ pk: sensors.pk, retentionDays: sensors.retentionDays, droppedBefore: sensors.droppedBefore })
@@ -89,10 +98,11 @@ export function sweepStep(ctx: Ctx, { policy, before, upToId }: Sweep, afterPk: 
     rowsLeft -= removed.rows;
     const rollupLimit = Math.min(rawLimit, limitOf(ctx, policy.rollupDays));
     for (const width of [hour, day]) {
-      if (rowsLeft <= 0) break;
-      const { changes } = statements(ctx.db).trimRollups.run(width, pk, rollupLimit, rowsLeft);
+      // To ask costs less than to remove nothing.
+      if (rowsLeft <= 0 || oldRollup.get(width, pk, rollupLimit) === undefined) continue;
+      const { changes } = trimRollups.run(width, pk, rollupLimit, rowsLeft * rollupsPerRow);
       step.rollups += changes;
-      rowsLeft -= changes;
+      rowsLeft -= Math.ceil(changes / rollupsPerRow);
     }
     if (rowsLeft <= 0) return step; // this sensor may have more
     step.afterPk = pk;

@@ -52,12 +52,12 @@ const statements = prepareOnce(({ $client }) => ({
     .raw(),
   first: $client
     .prepare<[width: number, sensorPk: number, from: number, to: number], number>(
-      "SELECT start_at FROM rollups WHERE width = ? AND sensor_pk = ? AND start_at >= ? AND start_at < ? ORDER BY start_at LIMIT 1",
+      "SELECT start_at FROM rollups WHERE width = +? AND sensor_pk = +? AND start_at >= +? AND start_at < +? ORDER BY start_at LIMIT 1",
     )
     .pluck(),
   last: $client
     .prepare<[width: number, sensorPk: number, from: number, to: number], number>(
-      "SELECT start_at FROM rollups WHERE width = ? AND sensor_pk = ? AND start_at >= ? AND start_at < ? ORDER BY start_at DESC LIMIT 1",
+      "SELECT start_at FROM rollups WHERE width = +? AND sensor_pk = +? AND start_at >= +? AND start_at < +? ORDER BY start_at DESC LIMIT 1",
     )
     .pluck(),
   one: $client

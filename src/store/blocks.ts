@@ -114,7 +114,7 @@ export function createBlocks(sqlite: Database): Blocks {
 
   const first = sqlite
     .prepare<[sensorPk: number], FirstRow>(
-      `SELECT pk, start_at, end_at, count, max_id FROM blocks WHERE sensor_pk = ?
+      `SELECT pk, start_at, end_at, count, max_id FROM blocks WHERE sensor_pk = +?
        ORDER BY start_at, start_id LIMIT 1`,
     )
     .raw();
