@@ -206,7 +206,7 @@ describe("readings that are too old", () => {
     const ids = await t.commit((ctx) =>
       Array.from({ length: 250 }, () => addComponent(ctx, "sensor", sensor.deviceId)).map(({ id }) => id),
     );
-    for (const id of [ids[0], ids[48], ids[49], ids[249]]) await add(1, limit90 - 1, id as string);
+    for (const id of [ids[0], ids[48], ids[49], ids[249]]) await add(1, limit90 - 1, id);
     await rollUpAll();
     expect((await sweep()).length).toBeGreaterThan(3);
     expect(countReadings(t)).toBe(0);
