@@ -2,6 +2,7 @@ import type { X509Certificate } from "node:crypto";
 import { dirname, join, resolve } from "node:path";
 import type { Config } from "./config.ts";
 import { createDomain } from "./core/ctx.ts";
+import { createRoom } from "./core/disk.ts";
 import { createBus } from "./core/events.ts";
 import { createTokens, loadTokenSecret } from "./core/tokens.ts";
 import { createCounters, type Counters } from "./counters.ts";
@@ -12,7 +13,9 @@ import { createHttpApp, listen, type HttpServer } from "./http/server.ts";
 import { startAlerts } from "./jobs/alerts.ts";
 import { startDeliver } from "./jobs/deliver.ts";
 import { startDeviceCheck } from "./jobs/device-check.ts";
+import { startDisk } from "./jobs/disk.ts";
 import { startPurge } from "./jobs/purge.ts";
+import { startRetention } from "./jobs/retention.ts";
 import { startRollup } from "./jobs/rollup.ts";
 import { startSeal } from "./jobs/seal.ts";
 import { createSender } from "./jobs/send.ts";
@@ -52,6 +55,8 @@ export interface AppOptions {
 
 /** The path by which browsers and others that speak WebSocket reach the broker. */
 export const mqttWebSocketPath = "/mqtt";
+
+const megabyte = 1024 * 1024;
 
 /**
  * Puts the gateway together and starts it: store → core → jobs → mqtt → http.
@@ -96,11 +101,22 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     started.push(() => store.close());
     const bus = createBus(log);
     bus.on("reading.stored", () => counters.increment("readings.stored"));
-    const domain = createDomain({ store, bus, log, now, onDamage: () => counters.increment("store.damaged") });
+    const room = createRoom(config.database.min_free * megabyte);
+    const domain = createDomain({
+      store,
+      bus,
+      log,
+      now,
+      hasRoom: room.isOpen,
+      onRefusal: () => counters.increment("readings.refused"),
+      onDamage: () => counters.increment("store.damaged"),
+    });
     const isHealthy = (): boolean => store.isHealthy() && counters.get("store.damaged") === 0;
     const secret = loadTokenSecret(config.server.jwt_secret, join(dirname(store.path), "jwt.secret"));
     const tokens = createTokens({ domain, secret, now });
 
+    const disk = startDisk({ domain, room, folder: dirname(store.path), log, counters });
+    started.push(() => disk.stop());
     const purge = startPurge({ domain, bus, log });
     started.push(() => purge.stop());
 
@@ -195,6 +211,17 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     started.push(() => rollup.stop());
     const seal = startSeal({ domain, log });
     started.push(() => seal.stop());
+    const retention = startRetention({
+      domain,
+      bus,
+      log,
+      counters,
+      now,
+      policy: { rawDays: config.retention.raw_days, rollupDays: config.retention.rollup_days },
+      maxBytes: config.database.max_size * megabyte,
+      hasRoom: room.isOpen,
+    });
+    started.push(() => retention.stop());
     const alerts = startAlerts({ domain, bus, log, now });
     started.push(() => alerts.stop());
     const ownPorts: number[] = [broker.port, broker.securePort].filter((port) => port !== undefined);
@@ -202,7 +229,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     const send = createSender({ ownPorts: () => ownPorts, now });
     const deliver = startDeliver({ domain, bus, log, counters, now, send, limits: webhookLimits });
     started.push(() => deliver.stop());
-    const probes = startProbes({ store, isHealthy, broker, counters });
+    const probes = startProbes({ store, isHealthy, room, broker, counters });
     started.push(() => probes.stop());
     const live = createLive({ bus, counters, maxClients: config.server.max_live_clients });
     const requests = createRequests();
@@ -212,7 +239,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       domain,
       tokens,
       publish: broker.publish,
-      isHealthy,
+      isHealthy: () => isHealthy() && room.isOpen(),
       isConnected: broker.isConnected,
       probes,
       shop: { products: config.catalog, secret, maxPurchases: config.products.max_purchases },

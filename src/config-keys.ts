@@ -27,6 +27,12 @@ const integer = (min: number, max: number) => {
   const message = `must be a whole number from ${min} to ${max}`;
   return v.pipe(v.number(message), v.integer(message), v.minValue(min, message), v.maxValue(max, message));
 };
+/** Megabytes, from `least` on, or 0 for none. */
+const size = (least: number) =>
+  v.pipe(
+    integer(0, 1_000_000_000),
+    v.check((megabytes) => megabytes === 0 || megabytes >= least, `must be 0, or ${least} or more`),
+  );
 const port = integer(0, 65_535);
 const oneOf = <const T extends readonly string[]>(values: T) =>
   v.picklist(values, `must be one of ${values.join(", ")}`);
@@ -165,11 +171,33 @@ export const sections = {
       100_000,
       "writes that may wait for their commit; more are refused",
     ),
+    max_size: key(
+      size(16),
+      0,
+      "megabytes that the store's file may take up, 16 or more; then the oldest readings go first; 0: as many as it needs",
+    ),
+    min_free: key(
+      size(1),
+      64,
+      "megabytes of the disk that stay free: below, no readings are stored or acknowledged until there is room; 0: no limit",
+    ),
     host: optional(ignored, "accepted and ignored: the store is built in"),
     port: optional(ignored, "accepted and ignored"),
     user: optional(ignored, "accepted and ignored"),
     password: optional(ignored, "accepted and ignored"),
     name: optional(ignored, "accepted and ignored"),
+  },
+  retention: {
+    raw_days: key(
+      integer(0, 36_500),
+      90,
+      "days for which readings are kept, unless their sensor's `retention_days` says otherwise; 0: for ever",
+    ),
+    rollup_days: key(
+      integer(0, 36_500),
+      3_650,
+      "days for which sums by hour and day are kept, and no shorter than the readings themselves; 0: for ever",
+    ),
   },
   mqtt: {
     broker: key(

@@ -15,6 +15,10 @@ interface Entry {
 export const counterTable = {
   "readings.stored": { help: "Readings stored, whichever way they came; resends are not among them" },
 
+  "readings.refused": {
+    help: "Readings refused because less than database.min_free of the disk was free; nothing of them was acknowledged",
+  },
+
   "mqtt.readings": { help: "Readings stored that came over MQTT" },
   "mqtt.resends": { help: "Readings over MQTT that had been stored before: the same message again" },
   "mqtt.clock_ahead": { help: "Readings over MQTT more than 24 hours ahead, stored with the gateway's own time" },
@@ -127,6 +131,27 @@ export const counterTable = {
 
   "tls.handshakes_failed": { help: "TLS connections that ended before they were secured" },
   "tls.reloads_failed": { help: "Times that a new certificate could not be read; the one before it stays" },
+
+  "retention.readings": {
+    help: "Readings removed, their sums kept",
+    metric: "retention_readings_removed",
+    reasons: {
+      age: "older than retention.raw_days, or than their sensor's own limit",
+      size: "the oldest, because the store had reached database.max_size",
+    },
+  },
+  "retention.rollups": {
+    help: "Sums by hour and day removed, older than retention.rollup_days",
+    metric: "retention_rollups_removed",
+  },
+  "retention.bytes": {
+    help: "Bytes of the store's file given back to the disk",
+    metric: "retention_given_back_bytes",
+  },
+  "retention.too_large": {
+    help: "Times that the store stayed above database.max_size with no readings left that may go",
+  },
+  "store.floors": { help: "Times that less than database.min_free of the disk was free" },
 
   "store.commits": { help: "Transactions committed and synced to the disk" },
   "store.commits_failed": { help: "Transactions that failed; nothing of them was acknowledged" },

@@ -4,6 +4,7 @@ import { version } from "embedded:package";
 import type { Domain } from "./core/ctx.ts";
 import { readFigures } from "./core/figures.ts";
 import { probeHealth } from "./core/health.ts";
+import { measureStore } from "./core/retention.ts";
 import { counterInfos, type Counters } from "./counters.ts";
 import type { Live } from "./http/live.ts";
 import type { Requests } from "./http/requests.ts";
@@ -65,9 +66,14 @@ const table = {
   lambdaiot_live_clients: { type: "gauge", help: "Listeners of /v1/live" },
 
   lambdaiot_store_healthy: { type: "gauge", help: "1 where the store answers and has taken the last commit, else 0" },
+  lambdaiot_store_storing: {
+    type: "gauge",
+    help: "1 where readings are stored, 0 while less than database.min_free of the disk is free",
+  },
   lambdaiot_store_pending_writes: { type: "gauge", help: "Writes that wait for their commit" },
   lambdaiot_store_commit_seconds: { type: "gauge", help: "What a commit takes, a moving average over the last ones" },
   lambdaiot_store_bytes: { type: "gauge", help: "Bytes of the store's file" },
+  lambdaiot_store_used_bytes: { type: "gauge", help: "What of the store's file is in use; the rest is used again" },
   lambdaiot_store_wal_bytes: { type: "gauge", help: "Bytes of the store's write-ahead log" },
   lambdaiot_store_free_disk_bytes: { type: "gauge", help: "Bytes that are free on the store's disk" },
 
@@ -126,6 +132,7 @@ export function createMetrics({ domain, store, broker, live, requests, probes, c
     const mqtt = broker.figures();
     const isHealthy = store.isHealthy();
     const database = probes.database();
+    const size = attempt(() => domain.read(system, measureStore));
     const figures = attempt(() => domain.read(system, readFigures));
     const health = attempt(() => domain.read(system, (ctx) => probeHealth(ctx, probes)));
     const cpu = cpuUsage();
@@ -161,9 +168,11 @@ export function createMetrics({ domain, store, broker, live, requests, probes, c
       lambdaiot_live_clients: live.count(),
 
       lambdaiot_store_healthy: Number(isHealthy),
+      lambdaiot_store_storing: Number(database.storing),
       lambdaiot_store_pending_writes: probes.processor().pendingWrites,
       lambdaiot_store_commit_seconds: database.commitMs / 1_000,
       lambdaiot_store_bytes: statSync(store.path, { throwIfNoEntry: false })?.size,
+      lambdaiot_store_used_bytes: size && size.bytes - size.freeBytes,
       lambdaiot_store_wal_bytes: database.walBytes,
       lambdaiot_store_free_disk_bytes: database.freeBytes,
 

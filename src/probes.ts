@@ -1,6 +1,7 @@
 import { statfsSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
+import type { Room } from "./core/disk.ts";
 import type { Probes } from "./core/health.ts";
 import type { CounterName, Counters } from "./counters.ts";
 import type { Broker } from "./mqtt/broker.ts";
@@ -22,11 +23,13 @@ export interface RunningProbes extends Probes {
 export function startProbes({
   store,
   isHealthy,
+  room,
   broker,
   counters,
 }: {
   store: Store;
   isHealthy: () => boolean;
+  room: Room;
   broker: Broker;
   counters: Counters;
 }): RunningProbes {
@@ -50,13 +53,18 @@ export function startProbes({
       return {
         answers: isHealthy(),
         synced: store.durability === "full",
+        storing: room.isOpen(),
         commitMs,
         freeBytes: readFreeBytes(store.path),
         walBytes: wal?.size ?? 0,
       };
     },
     mqtt: () => ({ listening: broker.isListening(), dropped: recentDrops.last(), loopLagMs }),
-    processor: () => ({ pendingWrites: store.writer.stats().pending, failedCommits: recentFailures.last() }),
+    processor: () => ({
+      storing: room.isOpen(),
+      pendingWrites: store.writer.stats().pending,
+      failedCommits: recentFailures.last(),
+    }),
     stop() {
       clearInterval(sampler);
       loop.disable();

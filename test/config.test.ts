@@ -155,6 +155,8 @@ describe("the environment", () => {
     [{ LAMBDAIOT_SERVER_PORT: "0x50" }, "LAMBDAIOT_SERVER_PORT must be a whole number from 0 to 65535"],
     [{ LAMBDAIOT_SERVER_PORT: " 80" }, "LAMBDAIOT_SERVER_PORT must be a whole number from 0 to 65535"],
     [{ LAMBDAIOT_SERVER_PORT: "8e1" }, "LAMBDAIOT_SERVER_PORT must be a whole number from 0 to 65535"],
+    [{ LAMBDAIOT_DATABASE_MAX_SIZE: "15" }, "LAMBDAIOT_DATABASE_MAX_SIZE must be 0, or 16 or more"],
+    [{ LAMBDAIOT_RETENTION_RAW_DAYS: "-1" }, "LAMBDAIOT_RETENTION_RAW_DAYS must be a whole number from 0 to 36500"],
     [{ LAMBDAIOT_SERVER_PORT: "" }, "LAMBDAIOT_SERVER_PORT must be a whole number from 0 to 65535"],
     [{ LAMBDAIOT_SERVER_TRUSTED_PROXIES: "proxy" }, "LAMBDAIOT_SERVER_TRUSTED_PROXIES.0 must be an IP address"],
     [{ LAMBDAIOT_SERVER_PROT: "80" }, "unknown environment variable LAMBDAIOT_SERVER_PROT"],

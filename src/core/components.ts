@@ -1,4 +1,4 @@
-import { asc, eq, inArray } from "drizzle-orm";
+import { asc, eq, inArray, sql } from "drizzle-orm";
 import { actors, alertRules, alerts, devices, purges, sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { addEdited, changeStatus, requireDevice } from "./devices.ts";
@@ -21,6 +21,8 @@ export interface Component {
   type: string;
   dataTypeId: number;
   isActive: boolean;
+  /** Of sensors: how many days readings are kept; 0: for ever; null: as long as all others'. */
+  retentionDays: number | null;
   editedFields: string[];
   createdAt: number;
   updatedAt: number;
@@ -31,6 +33,8 @@ export interface ComponentInput {
   name: string;
   type: string;
   dataTypeId: number;
+  /** Of sensors alone, see {@link Component}. */
+  retentionDays?: number | null;
 }
 
 const select = (ctx: Ctx, kind: ComponentKind) => {
@@ -44,6 +48,7 @@ const select = (ctx: Ctx, kind: ComponentKind) => {
       type: table.type,
       dataTypeId: table.dataTypeId,
       isActive: table.active,
+      retentionDays: kind === "sensor" ? sensors.retentionDays : sql<number | null>`NULL`,
       editedFields: table.editedFields,
       createdAt: table.createdAt,
       updatedAt: table.updatedAt,
@@ -69,7 +74,11 @@ export function getComponent(ctx: Ctx, kind: ComponentKind, id: string): Compone
 }
 
 /** @throws {DomainError} `invalid` where the device does not exist. */
-export function createComponent(ctx: Ctx, kind: ComponentKind, { deviceId, ...fields }: ComponentInput): Component {
+export function createComponent(
+  ctx: Ctx,
+  kind: ComponentKind,
+  { deviceId, retentionDays = null, ...fields }: ComponentInput,
+): Component {
   const device = requireDevice(ctx, deviceId);
   const id = newUuid();
   const now = ctx.now();
@@ -77,6 +86,8 @@ export function createComponent(ctx: Ctx, kind: ComponentKind, { deviceId, ...fi
     .insert(tables[kind])
     .values({ id, devicePk: device.pk, ...fields, createdAt: now, updatedAt: now })
     .run();
+  if (kind === "sensor" && retentionDays !== null)
+    ctx.db.update(sensors).set({ retentionDays }).where(eq(sensors.id, id)).run();
   return getComponent(ctx, kind, id);
 }
 
@@ -85,7 +96,7 @@ export function updateComponent(
   ctx: Ctx,
   kind: ComponentKind,
   id: string,
-  { deviceId, ...fields }: Patch<ComponentInput>,
+  { deviceId, retentionDays, ...fields }: Patch<ComponentInput>,
 ): void {
   const component = getComponent(ctx, kind, id);
   const devicePk = deviceId === undefined ? undefined : requireDevice(ctx, deviceId).pk;
@@ -94,10 +105,16 @@ export function updateComponent(
     .set({ ...fields, devicePk, editedFields: addEdited(component.editedFields, fields), updatedAt: ctx.now() })
     .where(eq(tables[kind].pk, component.pk))
     .run();
+  if (kind === "sensor" && retentionDays !== undefined) setRetention(ctx, component.pk, retentionDays);
   if (kind === "sensor" && devicePk !== undefined) {
     const { pk: formerPk } = requireDevice(ctx, component.deviceId);
     moveAlerts(ctx, component.pk, formerPk, devicePk);
   }
+}
+
+function setRetention(ctx: Ctx, sensorPk: number, retentionDays: number | null): void {
+  ctx.db.update(sensors).set({ retentionDays }).where(eq(sensors.pk, sensorPk)).run();
+  ctx.emit("retention.changed", {});
 }
 
 /** Rules that watch a sensor go with it, and what they have found: it is no fault of its former device any more. */

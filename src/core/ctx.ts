@@ -1,3 +1,4 @@
+import { NoRoomError } from "./errors.ts";
 import type { Log } from "../log.ts";
 import type { Db, Store } from "../store/open.ts";
 import type { Readings } from "../store/readings.ts";
@@ -21,6 +22,8 @@ export interface Ctx {
   sources: Sources;
   /** The wall clock, epoch milliseconds. */
   now: () => number;
+  /** Whether there is room for more readings (see core/disk). */
+  hasRoom: () => boolean;
   emit: Emit;
   log: Log;
   actor: Actor;
@@ -46,6 +49,10 @@ export interface DomainOptions {
   now?: () => number;
   /** Told each time that the store finds its own file damaged. */
   onDamage?: () => void;
+  /** Absent: there always is. */
+  hasRoom?: () => boolean;
+  /** Told of each work that was refused for want of room. */
+  onRefusal?: () => void;
 }
 
 type Held = { [K in EventName]: { name: K; event: EventMap[K] } }[EventName];
@@ -90,9 +97,22 @@ const emitNothing: Emit = (name) => {
   throw new Error(`${name} emitted by a verb that only reads`);
 };
 
-export function createDomain({ store, bus, log, now = Date.now, onDamage }: DomainOptions): Domain {
+export function createDomain({
+  store,
+  bus,
+  log,
+  now = Date.now,
+  hasRoom = () => true,
+  onRefusal,
+  onDamage,
+}: DomainOptions): Domain {
   const { db, readings, sources, writer } = store;
-  const open = (actor: Actor, emit: Emit): Ctx => ({ db, readings, sources, now, emit, log, actor });
+  const open = (actor: Actor, emit: Emit): Ctx => ({ db, readings, sources, now, hasRoom, emit, log, actor });
+  const explainDamage = createDamageWatch(log, onDamage);
+  const explain = (error: unknown): unknown => {
+    if (error instanceof NoRoomError) onRefusal?.();
+    return explainDamage(error);
+  };
   const scope: Scope = {
     ctx: open({ kind: "device" }, (name, event) => {
       const work = scope.current as Work;
@@ -100,7 +120,7 @@ export function createDomain({ store, bus, log, now = Date.now, onDamage }: Doma
     }),
     current: undefined,
     bus,
-    explain: createDamageWatch(log, onDamage),
+    explain,
   };
   return {
     read(actor, verb) {

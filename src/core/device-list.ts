@@ -5,6 +5,7 @@ import { addEdited, changeStatus, findAnyDevice, getAnyDevice, type Device } fro
 import { DomainError } from "./errors.ts";
 import { newUuid, parseUuid } from "./ids.ts";
 import type { Patch } from "./schemas.ts";
+import { firstInstant } from "./retention.ts";
 import { deviceStatus, displayId, wordColumn, type StatusWord } from "./status.ts";
 
 // Devices as /v1 sees them: under an id of their own, with a status in words, and with a primary sensor, their first.
@@ -102,7 +103,7 @@ export function getDetail(ctx: Ctx, id: string): DeviceDetail {
       type: sensor.type,
       unit: sensor.unit,
       isActive: sensor.active,
-      lastReading: findLastReading(ctx, sensor.pk),
+      lastReading: findLastReading(ctx, sensor),
     })),
     actors: ctx.db
       .select({ id: actors.id, name: actors.name, type: actors.type, isActive: actors.active })
@@ -114,9 +115,10 @@ export function getDetail(ctx: Ctx, id: string): DeviceDetail {
 }
 
 /** The newest by its own time: back-fill never becomes the latest. */
-function findLastReading(ctx: Ctx, sensorPk: number): { at: number; value: number } | undefined {
-  const newest = ctx.readings.newest(sensorPk);
-  return newest && { at: newest.valueAt, value: newest.value };
+function findLastReading(ctx: Ctx, { pk, droppedBefore }: Sensor): { at: number; value: number } | undefined {
+  const newest = ctx.readings.newest(pk);
+  if (newest === undefined || newest.valueAt < (droppedBefore ?? firstInstant)) return undefined;
+  return { at: newest.valueAt, value: newest.value };
 }
 
 export interface Registration {

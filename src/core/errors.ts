@@ -33,6 +33,15 @@ export class DomainError extends Error {
   }
 }
 
+/** There is no room on the disk for more readings. What asks for it is told to come back. */
+export class NoRoomError extends DomainError {
+  constructor() {
+    super("unavailable", "the disk is nearly full: no readings are stored until there is room", {
+      retryAfterSeconds: 30,
+    });
+  }
+}
+
 /** A mistake that stops the start or a command: shown as its message alone, without a stack. */
 export class StartError extends Error {
   /** The process's exit code: 2 for a mistake in configuration or usage, 1 for anything else. */

@@ -8,12 +8,14 @@ export interface EventMap {
   "reading.stored": { readingId: number; deviceId: string; sensorId: string; valueAt: number; value: number };
   /** `deviceId` is the id that /v1 shows. */
   "device.status": { deviceId: string; status: StatusWord; lastSeen: string | null };
-  /** `data` is the body of the webhook that tells of it. */
+  /** `data` is the body of the webhook that tells of it; `deviceId` is empty where it is the gateway's own. */
   alert: { event: "alert.triggered" | "alert.resolved"; deviceId: string; data: object };
   /** Something waits in the outbox. */
   "delivery.queued": object;
   "sensors.removed": { count: number };
   "credentials.revoked": Revoked;
+  /** A sensor's readings are to be kept longer, or shorter, than before. */
+  "retention.changed": object;
 }
 
 /**

@@ -21,12 +21,19 @@ export interface Health {
   metrics: { database: Metric; mqtt: Metric; deviceManager: Metric; dataProcessor: Metric };
 }
 
-/** What is measured outside of the domain. Counts are those of the last minute. */
+/** What is measured outside of the domain. Counts are those of the last minute. `storing`: there is room for readings. */
 export interface Probes {
   /** `synced`: what is acknowledged is on the disk. */
-  database(): { answers: boolean; synced: boolean; commitMs: number; freeBytes: number; walBytes: number };
+  database(): {
+    answers: boolean;
+    synced: boolean;
+    storing: boolean;
+    commitMs: number;
+    freeBytes: number;
+    walBytes: number;
+  };
   mqtt(): { listening: boolean; dropped: number; loopLagMs: number };
-  processor(): { pendingWrites: number; failedCommits: number };
+  processor(): { storing: boolean; pendingWrites: number; failedCommits: number };
 }
 
 /** What each part counts in the overall score: without its store or its broker a gateway is none. */
@@ -47,15 +54,17 @@ function penalty(value: number, good: number, bad: number, points: number): numb
 const megabyte = 1024 * 1024;
 
 export function probeDatabase({ database }: Probes): Metric {
-  const { answers, synced, commitMs, freeBytes, walBytes } = database();
+  const { answers, synced, storing, commitMs, freeBytes, walBytes } = database();
   const points =
     100 -
+    (storing ? 0 : 80) -
     penalty(commitMs, 50, 1_000, 40) - // an SD card takes 10 to 50 ms
     penalty(-freeBytes, -500 * megabyte, -20 * megabyte, 80) -
     penalty(walBytes, 64 * megabyte, 512 * megabyte, 40);
   return metric(answers ? points : 0, {
     answers,
     synced,
+    storing,
     commitMs: Math.round(commitMs * 10) / 10,
     freeBytes,
     walBytes,
@@ -80,14 +89,14 @@ export function probeDevices(ctx: Ctx): Metric {
 }
 
 export function probeProcessor(ctx: Ctx, { processor }: Probes): Metric {
-  const { pendingWrites, failedCommits } = processor();
+  const { storing, pendingWrites, failedCommits } = processor();
   const rollupLag = Math.max(0, ctx.readings.lastId() - readWatermark(ctx));
   const points =
     100 -
     penalty(pendingWrites, 1_000, 50_000, 60) -
     penalty(failedCommits, 0, 3, 80) -
     penalty(rollupLag, 100_000, 5_000_000, 40);
-  return metric(points, { pendingWrites, failedCommits, rollupLag });
+  return metric(storing ? points : 0, { storing, pendingWrites, failedCommits, rollupLag });
 }
 
 export function probeHealth(ctx: Ctx, probes: Probes): Health {
@@ -95,11 +104,12 @@ export function probeHealth(ctx: Ctx, probes: Probes): Health {
   const mqtt = probeMqtt(probes);
   // A store that does not answer cannot tell of devices or readings either.
   const silent = metric(0, {});
+  const isSilent = database.details["answers"] === false;
   const metrics = {
     database,
     mqtt,
-    deviceManager: database.score === 0 ? silent : probeDevices(ctx),
-    dataProcessor: database.score === 0 ? silent : probeProcessor(ctx, probes),
+    deviceManager: isSilent ? silent : probeDevices(ctx),
+    dataProcessor: isSilent ? silent : probeProcessor(ctx, probes),
   };
   const score = Math.round(
     Object.entries(weights).reduce(

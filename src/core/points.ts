@@ -7,6 +7,7 @@ import { DomainError } from "./errors.ts";
 import type { Interval, Zone } from "./intervals.ts";
 import { requireAccess, spendRecords } from "./products.ts";
 import { recordReading } from "./readings.ts";
+import { firstInstant } from "./retention.ts";
 import { aggregateRange, aggregateSeries, type Aggregation } from "./series.ts";
 import { maxAheadMs } from "./time.ts";
 
@@ -101,8 +102,9 @@ export function readData(ctx: Ctx, deviceId: string, query: DataQuery, atMost = 
   const { aggregation, interval, zone, limit, from, to } = query;
   const range = { sensorPk: sensor.pk, from, to };
   if (aggregation === undefined) {
-    const points = listNewest(ctx, range, Math.min(limit ?? defaultLimit, atMost));
-    const [all] = aggregateRange(ctx, range, "count");
+    const kept = { ...range, from: Math.max(from ?? firstInstant, sensor.droppedBefore ?? firstInstant) };
+    const points = listNewest(ctx, kept, Math.min(limit ?? defaultLimit, atMost));
+    const [all] = aggregateRange(ctx, kept, "count");
     return { device, unit: sensor.unit, points, total: all?.value ?? 0 };
   }
   const points =

@@ -3,9 +3,10 @@ import { sensors } from "../store/schema.ts";
 import type { StoredReading } from "../store/readings.ts";
 import type { Ctx } from "./ctx.ts";
 import { noteMessage } from "./devices.ts";
-import { DomainError } from "./errors.ts";
+import { DomainError, NoRoomError } from "./errors.ts";
 import { maySpeakFor, type Identity } from "./identities.ts";
-import { correctRollups, readWatermark } from "./rollups.ts";
+import { firstInstant, readDroppedBefore } from "./retention.ts";
+import { addToRollups, correctRollups, readWatermark } from "./rollups.ts";
 import { maxAheadMs } from "./time.ts";
 
 export interface Reading {
@@ -42,6 +43,7 @@ export interface Recorded {
 
 /**
  * Stores a reading. A resend, the same sensor, `valueAt` and value again, is one reading and gets the same id.
+ * @throws {NoRoomError}
  * @returns "unknown" where no such sensor exists, "forbidden" where it is not the speaker's to speak for
  */
 export function recordReading(
@@ -53,11 +55,11 @@ export function recordReading(
   if (source === undefined) return "unknown";
   const { sensorPk, device } = source;
   if (speaker !== undefined && !maySpeakFor(speaker, device)) return "forbidden";
+  const known = valueAt === undefined ? undefined : ctx.readings.findSame(sensorPk, valueAt, value);
+  // Before anything is written: then nothing has to be undone. What is stored already may be acknowledged.
+  if (known === undefined && !ctx.hasRoom()) throw new NoRoomError();
   if (isOwn) noteMessage(ctx, device);
-  if (valueAt !== undefined) {
-    const known = ctx.readings.findSame(sensorPk, valueAt, value);
-    if (known !== undefined) return { id: known, deviceId: device.id, isResend: true };
-  }
+  if (known !== undefined) return { id: known, deviceId: device.id, isResend: true };
   const at = valueAt ?? ctx.now();
   const id = ctx.readings.append(sensorPk, at, value, fingerprint);
   ctx.emit("reading.stored", { readingId: id, deviceId: device.displayId, sensorId, valueAt: at, value });
@@ -91,7 +93,6 @@ export interface ReadingQuery {
 /** Over all sensors, skipping is merging: so many take a tenth of a second, in which nobody else has a turn. */
 const maxMergedOffset = 100_000;
 
-const firstInstant = Number.MIN_SAFE_INTEGER;
 const lastInstant = Number.MAX_SAFE_INTEGER;
 
 /**
@@ -101,11 +102,18 @@ const lastInstant = Number.MAX_SAFE_INTEGER;
 export function listReadings(ctx: Ctx, query: ReadingQuery): Reading[] {
   if (query.sensorId === undefined) return mergeSensors(ctx, query);
   const { sensorId } = query;
-  const sensorPk = ctx.sources.find(sensorId)?.sensorPk;
-  if (sensorPk === undefined) return [];
+  const source = ctx.sources.find(sensorId);
+  if (source === undefined) return [];
+  const { sensorPk, droppedBefore } = source;
   const { from = firstInstant, to = lastInstant, limit, offset } = query;
   return ctx.readings
-    .page({ sensorPk, from, before: { at: to, id: 0 }, limit, skip: offset })
+    .page({
+      sensorPk,
+      from: Math.max(from, droppedBefore),
+      before: { at: to, id: 0 },
+      limit,
+      skip: offset,
+    })
     .map((row) => toReading(row, sensorId));
 }
 
@@ -120,6 +128,7 @@ const toReading = ({ id, value, valueAt }: StoredReading, sensorId: string): Rea
 interface Run {
   sensorId: string;
   sensorPk: number;
+  from: number;
   rows: StoredReading[];
   next: number;
 }
@@ -135,18 +144,21 @@ function mergeSensors(ctx: Ctx, { from = firstInstant, to = lastInstant, offset,
       `page is more than ${maxMergedOffset} readings back: give sensor_id, or a time with from and to`,
     );
   }
-  const all = ctx.db.select({ sensorId: sensors.id, sensorPk: sensors.pk }).from(sensors).all();
+  const all = ctx.db
+    .select({ sensorId: sensors.id, sensorPk: sensors.pk, droppedBefore: sensors.droppedBefore })
+    .from(sensors)
+    .all();
   const chunk = Math.max(8, Math.ceil((2 * (offset + limit)) / Math.max(1, all.length)));
   const fill = (run: Run): boolean => {
     const last = run.rows.at(-1);
     const before = last === undefined ? { at: to, id: 0 } : { at: last.valueAt, id: last.id };
-    run.rows = ctx.readings.page({ sensorPk: run.sensorPk, from, before, limit: Math.min(chunk, 1_000) });
+    run.rows = ctx.readings.page({ sensorPk: run.sensorPk, from: run.from, before, limit: Math.min(chunk, 1_000) });
     run.next = 0;
     return run.rows.length > 0;
   };
   const heap: Run[] = [];
-  for (const sensor of all) {
-    const run: Run = { ...sensor, rows: [], next: 0 };
+  for (const { sensorId, sensorPk, droppedBefore } of all) {
+    const run: Run = { sensorId, sensorPk, from: Math.max(from, droppedBefore ?? firstInstant), rows: [], next: 0 };
     if (fill(run)) heap.push(run);
   }
   for (let i = (heap.length >> 1) - 1; i >= 0; i--) siftDown(heap, i);
@@ -188,9 +200,16 @@ function siftDown(heap: Run[], i: number): void {
 
 function getStored(ctx: Ctx, id: number): Reading & { sensorPk: number } {
   const stored = ctx.readings.get(id);
-  // Readings whose sensor is gone wait for their removal: nobody sees them any more.
-  const sensor = stored && ctx.db.select({ id: sensors.id }).from(sensors).where(eq(sensors.pk, stored.sensorPk)).get();
-  if (stored === undefined || sensor === undefined) throw new DomainError("not_found", "reading not found");
+  // Readings whose sensor is gone wait for their removal, as do those that are too old: nobody sees them any more.
+  const sensor =
+    stored &&
+    ctx.db
+      .select({ id: sensors.id, droppedBefore: sensors.droppedBefore })
+      .from(sensors)
+      .where(eq(sensors.pk, stored.sensorPk))
+      .get();
+  if (stored === undefined || sensor === undefined || stored.valueAt < (sensor.droppedBefore ?? firstInstant))
+    throw new DomainError("not_found", "reading not found");
   return { ...toReading(stored, sensor.id), sensorPk: stored.sensorPk };
 }
 
@@ -210,8 +229,11 @@ export function updateReading(
   if (valueAt !== undefined) requireTime(ctx, valueAt);
   const changed = { value: value ?? reading.value, valueAt: valueAt ?? reading.valueAt };
   ctx.readings.replace(id, changed.valueAt, changed.value);
-  correctRollups(ctx, reading.sensorPk, reading.valueAt);
-  if (changed.valueAt !== reading.valueAt) correctRollups(ctx, reading.sensorPk, changed.valueAt);
+  const { sensorPk } = reading;
+  correctRollups(ctx, sensorPk, reading.valueAt);
+  if (changed.valueAt === reading.valueAt) return;
+  if (changed.valueAt < readDroppedBefore(ctx, sensorPk)) addToRollups(ctx, { id, sensorPk, ...changed });
+  else correctRollups(ctx, sensorPk, changed.valueAt);
 }
 
 /**

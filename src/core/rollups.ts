@@ -50,6 +50,16 @@ const statements = prepareOnce(({ $client }) => ({
        WHERE width = ? AND sensor_pk = ? AND start_at >= ? AND start_at < ? ORDER BY start_at`,
     )
     .raw(),
+  first: $client
+    .prepare<[width: number, sensorPk: number, from: number, to: number], number>(
+      "SELECT start_at FROM rollups WHERE width = +? AND sensor_pk = +? AND start_at >= +? AND start_at < +? ORDER BY start_at LIMIT 1",
+    )
+    .pluck(),
+  last: $client
+    .prepare<[width: number, sensorPk: number, from: number, to: number], number>(
+      "SELECT start_at FROM rollups WHERE width = +? AND sensor_pk = +? AND start_at >= +? AND start_at < +? ORDER BY start_at DESC LIMIT 1",
+    )
+    .pluck(),
   one: $client
     .prepare<[width: number, sensorPk: number, startAt: number], RollupRow>(
       "SELECT start_at, count, sum, sum_rest, min, max FROM rollups WHERE width = ? AND sensor_pk = ? AND start_at = ?",
@@ -73,6 +83,18 @@ export const readWatermark = (ctx: Ctx): number => readProgress(ctx, watermarkNa
 export const readRollups = (ctx: Ctx, width: number, sensorPk: number, from: number, to: number): RollupRow[] =>
   statements(ctx.db).rows.all(width, sensorPk, from, to);
 
+/** The starts of the first and the last hour of a sensor's in [from, to). */
+export function hourBounds(
+  ctx: Ctx,
+  sensorPk: number,
+  from: number,
+  to: number,
+): { first: number; last: number } | undefined {
+  const { first, last } = statements(ctx.db);
+  const start = first.get(hour, sensorPk, from, to);
+  return start === undefined ? undefined : { first: start, last: last.get(hour, sensorPk, from, to) as number };
+}
+
 export const floorTo = (at: number, width: number): number => Math.floor(at / width) * width;
 
 /**
@@ -80,29 +102,30 @@ export const floorTo = (at: number, width: number): number => Math.floor(at / wi
  * @returns how many there were; fewer than `limit`: the rollups hold everything now
  */
 export function rollUpStep(ctx: Ctx, limit: number): number {
-  const { one } = statements(ctx.db);
   const rows = ctx.readings.after(readWatermark(ctx), limit);
   // What comes after the last one and is not there any more needs no second look.
   const upToId = rows.length < limit ? ctx.readings.lastId() : (rows.at(-1) as StoredReading).id;
-  for (const width of [hour, day]) {
-    const cells = new Map<number, { sensorPk: number; startAt: number; aggregate: Aggregate }>();
-    for (const { sensorPk, valueAt, value } of rows) {
-      const index = Math.floor(valueAt / width);
-      // One number for both: a sensor has fewer than 2^31 cells on either side of 1970.
-      const key = sensorPk * 2 ** 32 + index;
-      let cell = cells.get(key);
-      if (cell === undefined)
-        cells.set(key, (cell = { sensorPk, startAt: index * width, aggregate: emptyAggregate() }));
-      addValue(cell.aggregate, value);
-    }
-    for (const { sensorPk, startAt, aggregate } of cells.values()) {
-      const stored = one.get(width, sensorPk, startAt);
-      if (stored !== undefined) addRollup(aggregate, stored);
-      store(ctx, width, sensorPk, startAt, aggregate);
-    }
-  }
+  for (const width of [hour, day]) addToCells(ctx, width, rows);
   setProgress(ctx, watermarkName, upToId);
   return rows.length;
+}
+
+function addToCells(ctx: Ctx, width: number, readings: readonly Omit<StoredReading, "id">[]): void {
+  const { one } = statements(ctx.db);
+  const cells = new Map<number, { sensorPk: number; startAt: number; aggregate: Aggregate }>();
+  for (const { sensorPk, valueAt, value } of readings) {
+    const index = Math.floor(valueAt / width);
+    // One number for both: a sensor has fewer than 2^31 cells on either side of 1970.
+    const key = sensorPk * 2 ** 32 + index;
+    let cell = cells.get(key);
+    if (cell === undefined) cells.set(key, (cell = { sensorPk, startAt: index * width, aggregate: emptyAggregate() }));
+    addValue(cell.aggregate, value);
+  }
+  for (const { sensorPk, startAt, aggregate } of cells.values()) {
+    const stored = one.get(width, sensorPk, startAt);
+    if (stored !== undefined) addRollup(aggregate, stored);
+    store(ctx, width, sensorPk, startAt, aggregate);
+  }
 }
 
 /** True where the rollups hold every reading. */
@@ -150,7 +173,10 @@ export function completePeriods(ctx: Ctx): void {
   }
 }
 
-/** A reading of this sensor at this instant was changed or deleted: what holds it is summed anew. */
+/**
+ * A reading of this sensor at this instant was changed or deleted: what holds it is summed anew. Of an hour whose readings
+ * have been dropped, that would leave nothing (see core/retention).
+ */
 export function correctRollups(ctx: Ctx, sensorPk: number, valueAt: number): void {
   const watermark = readWatermark(ctx);
   const ofHour = emptyAggregate();
@@ -163,6 +189,12 @@ export function correctRollups(ctx: Ctx, sensorPk: number, valueAt: number): voi
   const startAt = floorTo(valueAt, day);
   for (const row of readRollups(ctx, hour, sensorPk, startAt, startAt + day)) addRollup(ofDay, row);
   store(ctx, day, sensorPk, startAt, ofDay);
+}
+
+/** A reading that the rollups are to hold has come to an hour whose readings have been dropped: it is added to the sums. */
+export function addToRollups(ctx: Ctx, { id, sensorPk, valueAt, value }: StoredReading): void {
+  if (id > readWatermark(ctx)) return; // it will be
+  for (const width of [hour, day]) addToCells(ctx, width, [{ sensorPk, valueAt, value }]);
 }
 
 function store(ctx: Ctx, width: number, sensorPk: number, startAt: number, { count, sum, min, max }: Aggregate): void {

@@ -1,20 +1,24 @@
 import type { Ctx } from "./ctx.ts";
 import { DomainError } from "./errors.ts";
 import { roundSum } from "./exact-sum.ts";
+import { readDroppedBefore } from "./retention.ts";
 import { createBuckets, lengthOf, utc, type Buckets, type Interval, type Zone } from "./intervals.ts";
 import {
   addRollup,
   addValue,
   emptyAggregate,
   floorTo,
+  hourBounds,
   readRollups,
   readWatermark,
   rollupWidths,
   type Aggregate,
+  type RollupRow,
 } from "./rollups.ts";
 
 // Aggregates over a range of one sensor's readings, whole or in buckets: from the widest rollups that fit, the readings
-// themselves at the ragged ends, and those that no rollup holds yet.
+// themselves at the ragged ends, and those that no rollup holds yet. Where readings have been dropped (see retention.ts)
+// there is nothing finer than an hour, and an hour belongs where it begins: what lies side by side counts nothing twice.
 
 const { hour, day } = rollupWidths;
 
@@ -38,13 +42,26 @@ export interface Point {
   count: number;
 }
 
-/** The range cut down to where there are readings; `undefined` where there are none. */
+/** A range with its ends, and the instant before which only rollups tell what was in it. */
+interface Clipped {
+  sensorPk: number;
+  from: number;
+  to: number;
+  droppedBefore: number;
+}
+
+/** The range cut down to where there is something; `undefined` where there is nothing. */
 function clip(
   ctx: Ctx,
   { sensorPk, from = Number.MIN_SAFE_INTEGER, to = Number.MAX_SAFE_INTEGER }: Range,
-): { from: number; to: number } | undefined {
-  const bounds = ctx.readings.bounds(sensorPk, from, to);
-  return bounds && { from: bounds.first, to: bounds.last + 1 };
+): Clipped | undefined {
+  const droppedBefore = readDroppedBefore(ctx, sensorPk);
+  const there = ctx.readings.bounds(sensorPk, from, to);
+  const gone = from < droppedBefore ? hourBounds(ctx, sensorPk, from, Math.min(to, droppedBefore)) : undefined;
+  const first = Math.min(there?.first ?? Infinity, gone?.first ?? Infinity);
+  if (first === Infinity) return undefined;
+  const last = Math.max(there?.last ?? -Infinity, gone?.last ?? -Infinity);
+  return { sensorPk, from: first, to: last + 1, droppedBefore };
 }
 
 /** One bucket over the range; none where it holds no readings, except that their count is 0. Stamped at `from`. */
@@ -53,7 +70,13 @@ export function aggregateRange(ctx: Ctx, range: Range, aggregation: Aggregation)
   if (clipped === undefined)
     return aggregation === "count" ? [{ at: range.from ?? ctx.now(), value: 0, count: 0 }] : [];
   const aggregate = emptyAggregate();
-  addRange(ctx, aggregate, range.sensorPk, clipped.from, clipped.to);
+  const { sensorPk, from, to, droppedBefore } = clipped;
+  visitDropped(ctx, clipped, day, {
+    row: (row) => addRollup(aggregate, row),
+    value: (value) => addValue(aggregate, value),
+  });
+  addRange(ctx, aggregate, sensorPk, Math.max(from, droppedBefore), to);
+  if (aggregate.count === 0 && aggregation !== "count") return [];
   return [toPoint(range.from ?? clipped.from, aggregate, aggregation)];
 }
 
@@ -70,7 +93,10 @@ export function aggregateSeries(
 ): Point[] {
   const clipped = clip(ctx, range);
   if (clipped === undefined) return [];
-  const { from, to } = clipped;
+  const { to, droppedBefore } = clipped;
+  // What is finer than an hour is gone with the readings.
+  const isFine = lengthOf(interval) < hour;
+  const from = isFine ? Math.max(clipped.from, droppedBefore) : clipped.from;
   if ((to - from) / lengthOf(interval) > maxBuckets)
     throw new DomainError("invalid", `interval is too short for this range: more than ${maxBuckets} buckets`);
   const { sensorPk } = range;
@@ -78,14 +104,20 @@ export function aggregateSeries(
   const collected = collectInto(buckets);
 
   const width = cellWidth(interval, zone, from, to);
+  if (!isFine)
+    visitDropped(ctx, clipped, width ?? hour, {
+      row: (row) => addRollup(collected.at(row[0]), row),
+      value: (value, at) => addValue(collected.at(at), value),
+    });
+  const keptFrom = Math.max(from, droppedBefore);
   // Whole cells of a width that divides every bucket; the ragged ends, less than a cell each, from the readings.
-  const start = width === undefined ? to : ceilTo(from, width);
-  const end = width === undefined ? from : floorTo(to, width);
+  const start = width === undefined ? to : ceilTo(keptFrom, width);
+  const end = width === undefined ? keptFrom : floorTo(to, width);
   if (lengthOf(interval) <= hour && width === undefined)
-    ctx.readings.visit({ sensorPk, from, to }, (value, at) => addValue(collected.at(at), value));
-  else if (width === undefined || start >= end) addEdge(from, to);
+    ctx.readings.visit({ sensorPk, from: keptFrom, to }, (value, at) => addValue(collected.at(at), value));
+  else if (width === undefined || start >= end) addEdge(keptFrom, to);
   else {
-    addEdge(from, start);
+    addEdge(keptFrom, start);
     for (const row of readRollups(ctx, width, sensorPk, start, end)) addRollup(collected.at(row[0]), row);
     visitAhead(ctx, sensorPk, start, end, (value, at) => addValue(collected.at(at), value));
     addEdge(end, to);
@@ -136,6 +168,32 @@ function cellWidth(interval: Interval, zone: Zone, from: number, to: number): nu
     if (zone.offsetAt(at) % hour !== 0) return undefined;
     if (at >= to) return hour;
   }
+}
+
+/**
+ * What is known of that part of a range whose readings have been dropped: whole cells of `width` where they fit, hours
+ * beside them, and what has come since and no rollup holds yet.
+ */
+function visitDropped(
+  ctx: Ctx,
+  { sensorPk, from, to: rangeEnd, droppedBefore }: Clipped,
+  width: number,
+  visit: { row: (row: RollupRow) => void; value: (value: number, at: number) => void },
+): void {
+  const to = Math.min(rangeEnd, droppedBefore);
+  if (from >= to) return;
+  const visitRows = (rowWidth: number, start: number, end: number): void => {
+    if (start < end) for (const row of readRollups(ctx, rowWidth, sensorPk, start, end)) visit.row(row);
+  };
+  const [start, end] = [ceilTo(from, hour), ceilTo(to, hour)];
+  const cells = { start: ceilTo(start, width), end: floorTo(end, width) };
+  if (cells.start >= cells.end) visitRows(hour, start, end);
+  else {
+    visitRows(hour, start, cells.start);
+    visitRows(width, cells.start, cells.end);
+    visitRows(hour, cells.end, end);
+  }
+  visitAhead(ctx, sensorPk, from, to, visit.value);
 }
 
 /** The readings in [from, to) that no rollup holds yet. */

@@ -1,6 +1,6 @@
 import type { Database } from "better-sqlite3";
 import { decodeColumns, emptyColumns, encodeColumns, type Columns } from "./columns.ts";
-import type { Place, StoredReading } from "./readings.ts";
+import type { Bound, Place, Removed, StoredReading } from "./readings.ts";
 
 // Sealed readings. A block holds consecutive readings of one sensor in the order (value_at, id), compressed, as many as
 // fill a page of the store: to read one is to read one page. The blocks of a sensor do not overlap, like the leaves of a
@@ -11,6 +11,10 @@ const maxBytes = 3_950;
 /** Blocks that were read last are kept decoded, 20 kB each. */
 const maxCached = 128;
 
+/** To pack what is left of a block anew takes as long as to remove so many. */
+const rowsPerCut = 8;
+
+type FirstRow = [pk: number, startAt: number, endAt: number, count: number, maxId: number];
 type BlockRow = [pk: number, startAt: number, startId: number, data: Buffer];
 
 /** Goes back in time over a sensor's sealed readings. */
@@ -49,6 +53,10 @@ export interface Blocks {
   remove(id: number): void;
   /** Removes about `limit` readings of a sensor, block by block. @returns how many */
   removeOf(sensorPk: number, limit: number): number;
+  /** See {@link Readings.removeBefore}. */
+  removeBefore(sensorPk: number, bound: Bound, limit: number): Removed;
+  /** The instant at which that block ends, of whatever sensor, that ends first. */
+  firstEnd(): number | undefined;
   /** After a rollback: the store is not what was remembered of it. */
   forgetCached(): void;
 }
@@ -103,6 +111,24 @@ export function createBlocks(sqlite: Database): Blocks {
       "SELECT pk, count FROM blocks WHERE sensor_pk = ? ORDER BY start_at, start_id LIMIT 1",
     )
     .raw();
+
+  const first = sqlite
+    .prepare<[sensorPk: number], FirstRow>(
+      `SELECT pk, start_at, end_at, count, max_id FROM blocks WHERE sensor_pk = +?
+       ORDER BY start_at, start_id LIMIT 1`,
+    )
+    .raw();
+  const dataOf = sqlite.prepare<[pk: number], Buffer>("SELECT data FROM blocks WHERE pk = ?").pluck();
+  const firstEnd = sqlite
+    .prepare<[], number | null>(
+      // From sensor to sensor along the index, and not through all of it.
+      `WITH RECURSIVE s(pk) AS (
+         SELECT min(sensor_pk) FROM blocks
+         UNION ALL SELECT (SELECT min(sensor_pk) FROM blocks WHERE sensor_pk > s.pk) FROM s WHERE s.pk IS NOT NULL)
+       SELECT min((SELECT end_at FROM blocks WHERE sensor_pk = s.pk ORDER BY start_at, start_id LIMIT 1))
+       FROM s WHERE s.pk IS NOT NULL`,
+    )
+    .pluck();
 
   let maxId: number | undefined;
   const ends = new Map<number, End>();
@@ -298,6 +324,31 @@ export function createBlocks(sqlite: Database): Blocks {
       ends.delete(sensorPk);
       return removed;
     },
+    removeBefore(sensorPk, { at, upToId }, limit) {
+      const removed = { readings: 0, rows: 0 };
+      while (removed.rows < limit) {
+        const row = first.get(sensorPk);
+        if (row === undefined) break;
+        const [pk, startAt, endAt, count, highestId] = row;
+        if (startAt >= at || highestId > upToId) break;
+        if (endAt < at) {
+          remove.run(pk);
+          cache.delete(pk);
+          removed.readings += count;
+          removed.rows += 1;
+          continue;
+        }
+        const block = decodeColumns(dataOf.get(pk) as Buffer);
+        const gone = placeIn(block, { at, id: 0 });
+        write(sensorPk, pk, slice(block, gone, block.ids.length), endOf(sensorPk).at === endAt);
+        removed.readings += gone;
+        removed.rows += rowsPerCut;
+        break;
+      }
+      if (removed.rows > 0) ends.delete(sensorPk);
+      return removed;
+    },
+    firstEnd: () => firstEnd.get() ?? undefined,
     forgetCached() {
       maxId = undefined;
       ends.clear();

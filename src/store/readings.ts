@@ -34,6 +34,19 @@ export interface PageQuery {
   skip?: number;
 }
 
+export interface Bound {
+  /** Only what is older. */
+  at: number;
+  /** Only readings up to this id; a block that holds a later one stays whole. */
+  upToId: number;
+}
+
+export interface Removed {
+  readings: number;
+  /** 0: there is nothing to remove. */
+  rows: number;
+}
+
 export interface Readings {
   /** Ids rise in the order of appends, and none is ever given out again. `fingerprint`: see {@link fingerprints}. */
   append(sensorPk: number, valueAt: number, value: number, fingerprint?: number): number;
@@ -59,6 +72,13 @@ export interface Readings {
   remove(id: number): void;
   /** Removes about `limit` readings of a sensor. @returns how many; 0: none are left */
   removeOf(sensorPk: number, limit: number): number;
+  /**
+   * Removes a sensor's readings before an instant, `limit` rows of the store at most: a row is a block of a thousand or
+   * so, or a few readings that are in no block yet. Whole blocks go first, then the one that reaches beyond is cut.
+   */
+  removeBefore(sensorPk: number, bound: Bound, limit: number): Removed;
+  /** The instant at which that block ends, of whatever sensor, that ends first; `undefined` where nothing is sealed. */
+  firstSealedEnd(): number | undefined;
   /** What was given to the last appends as fingerprint, oldest first, `limit` of them at most. */
   fingerprints(limit: number): number[];
   /**
@@ -82,6 +102,8 @@ export interface ReadingsOptions {
 const maxJoined = 8_192;
 /** Rows of so many readings are left as they are. */
 const longEnough = 64;
+/** To take so many readings out of the log of arrivals takes as long as to remove a block. */
+const readingsPerRow = 4;
 /** Rows of arrivals that are removed in one step. */
 const rowsPerStep = 4_000;
 
@@ -338,6 +360,20 @@ export function createReadings(
       if (ids.length > 0) removeFromTail(sensorPk, new Set(ids));
       return sealed + ids.length;
     },
+    removeBefore(sensorPk, bound, limit) {
+      const { readings, rows } = blocks.removeBefore(sensorPk, bound, limit);
+      const ids = tail.ofSensor(sensorPk);
+      const oldest = ids[0];
+      if (rows >= limit || oldest === undefined || tail.timeOf(oldest) >= bound.at) return { readings, rows };
+      const old = new Set<number>();
+      for (const id of ids) {
+        if (tail.timeOf(id) >= bound.at || old.size >= (limit - rows) * readingsPerRow) break;
+        if (id <= bound.upToId) old.add(id);
+      }
+      if (old.size > 0) removeFromTail(sensorPk, old);
+      return { readings: readings + old.size, rows: rows + Math.ceil(old.size / readingsPerRow) };
+    },
+    firstSealedEnd: blocks.firstEnd,
     fingerprints(limit) {
       const found: number[] = [];
       for (let id = tail.next() - 1; id >= tail.first() && found.length < limit; id--) {

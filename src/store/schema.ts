@@ -70,6 +70,10 @@ export const sensors = sqliteTable(
     ...componentColumns(),
     /** Null until a reading names one; from then on a reading with another one is refused. */
     unit: text(),
+    /** How many days its readings are kept; 0: for ever; null: as long as all others'. */
+    retentionDays: integer("retention_days"),
+    /** Its readings before this instant, a whole hour, are gone or going; their sums stay. Null: none have gone yet. */
+    droppedBefore: integer("dropped_before"),
   },
   (t) => [index("sensors_device").on(t.devicePk)],
 );

@@ -17,6 +17,8 @@ export interface SourceDevice {
 
 export interface Source {
   sensorPk: number;
+  /** Its readings before this instant are out of reach (see core/retention). */
+  droppedBefore: number;
   device: SourceDevice;
 }
 
@@ -27,13 +29,16 @@ export interface Sources {
   forget(): void;
 }
 
+/** Before every instant that a reading can have. */
+const firstInstant = Number.MIN_SAFE_INTEGER;
+
 /** More sensors than a gateway has; memory stays bounded whatever happens. */
 const maxKept = 20_000;
 
 export function createSources(sqlite: Database): Sources {
-  const find = sqlite.prepare<[id: string], { sensorPk: number } & SourceDevice>(
+  const find = sqlite.prepare<[id: string], Omit<Source, "device"> & SourceDevice>(
     // The `+` keeps the planner from planning anew for each value.
-    `SELECT s.pk AS sensorPk, d.pk, d.id, coalesce(d.external_id, d.id) AS displayId, d.status_id AS statusId,
+    `SELECT s.pk AS sensorPk, coalesce(s.dropped_before, ${firstInstant}) AS droppedBefore, d.pk, d.id, coalesce(d.external_id, d.id) AS displayId, d.status_id AS statusId,
        d.last_seen_at AS lastSeenAt, d.token_hash AS tokenHash
      FROM sensors s JOIN devices d ON d.pk = s.device_pk WHERE s.id = +?`,
   );
@@ -51,7 +56,7 @@ export function createSources(sqlite: Database): Sources {
     [
       "UPDATE OF id, external_id, status_id, token_hash ON main.devices",
       "DELETE ON main.devices",
-      "UPDATE OF id, device_pk ON main.sensors",
+      "UPDATE OF id, device_pk, dropped_before ON main.sensors",
       "DELETE ON main.sensors",
     ],
     forget,
@@ -65,11 +70,11 @@ export function createSources(sqlite: Database): Sources {
       const row = find.get(sensorId);
       if (row === undefined) return undefined;
       if (kept.size >= maxKept) forget();
-      const { sensorPk, ...own } = row;
+      const { sensorPk, droppedBefore, ...own } = row;
       // Its sensors share what is known of a device.
       const device = devices.get(own.pk) ?? own;
       devices.set(own.pk, device);
-      const source = { sensorPk, device };
+      const source = { sensorPk, droppedBefore, device };
       kept.set(sensorId, source);
       return source;
     },

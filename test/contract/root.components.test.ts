@@ -163,6 +163,39 @@ test("deleting a sensor takes its readings along", async () => {
   expect((await api("GET", `/sensor-readings?sensor_id=${sensor.id}`)).body).toEqual([]);
 });
 
+describe("how long a sensor's readings are kept", () => {
+  const fields = { name: "Temperature", type: "temp", data_type_id: 1 };
+  const get = async (path: string) => (await api("GET", path)).body;
+
+  test("is set with it or later, shown where it is set, and taken back with null", async () => {
+    const { body } = await api("POST", "/sensors", { device_id: deviceId, ...fields, retention_days: 30 });
+    const path = `/sensors/${body.id}`;
+    expect(await get(path)).toMatchObject({ retention_days: 30 });
+    expect((await get("/sensors")).at(-1)).toMatchObject({ id: body.id, retention_days: 30 });
+    expect((await api("PUT", path, { name: "Other" })).status).toBe(200);
+    expect(await get(path)).toMatchObject({ name: "Other", retention_days: 30 });
+    expect((await api("PUT", path, { retention_days: 0 })).status).toBe(200);
+    expect(await get(path)).toMatchObject({ retention_days: 0 });
+    expect((await api("PUT", path, { retention_days: null })).status).toBe(200);
+    expect(await get(path)).not.toHaveProperty("retention_days");
+  });
+
+  test.each([-1, 1.5, "30", 36_501])("is not %j", async (retention_days) => {
+    const { body } = await api("POST", "/sensors", { device_id: deviceId, ...fields });
+    const { status, body: error } = await api("PUT", `/sensors/${body.id}`, { retention_days });
+    expect({ status, error }).toEqual({
+      status: 400,
+      error: { error: expect.stringContaining("retention_days") as string },
+    });
+  });
+
+  test("is nothing that an actor has", async () => {
+    const { body } = await api("POST", "/actors", { device_id: deviceId, ...fields, retention_days: 30 });
+    expect((await api("PUT", `/actors/${body.id}`, { retention_days: 30 })).status).toBe(200);
+    expect(await get(`/actors/${body.id}`)).not.toHaveProperty("retention_days");
+  });
+});
+
 describe("POST /sensors/:id/trigger", () => {
   let sensorId: string;
   beforeAll(async () => {

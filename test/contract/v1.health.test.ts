@@ -44,6 +44,7 @@ test.each([
     {
       answers: true,
       synced: true,
+      storing: true,
       commitMs: expect.any(Number),
       freeBytes: expect.any(Number),
       walBytes: expect.any(Number),

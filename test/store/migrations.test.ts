@@ -26,6 +26,7 @@ const reading = { id: 1, sensorPk: 1, valueAt: 1_768_384_800_000, value: 21.5 };
 /** A store as the version before the migration number `schema` (from 1) left it, with a device and a reading. */
 function makeStoreOf(schema: number): void {
   const sqlite = new Sqlite(path);
+  sqlite.pragma("auto_vacuum = INCREMENTAL"); // as every version has
   for (const { statements } of migrations.slice(0, schema)) for (const statement of statements) sqlite.exec(statement);
   sqlite.pragma("application_id = 0x6c696f74");
   sqlite.pragma(`user_version = ${schema}`);
@@ -64,6 +65,7 @@ function look(file: string) {
       schema: sqlite.pragma("user_version", { simple: true }),
       integrity: sqlite.pragma("integrity_check", { simple: true }),
       device: sqlite.prepare("SELECT id, name FROM devices").get(),
+      sensor: sqlite.prepare("SELECT id, device_pk AS devicePk, name FROM sensors").get(),
       reading: isOfRows
         ? sqlite.prepare("SELECT id, sensor_pk AS sensorPk, value_at AS valueAt, value FROM readings").get()
         : readReadings(file)[0],
@@ -73,7 +75,19 @@ function look(file: string) {
   }
 }
 
-const kept = { integrity: "ok", device, reading };
+function readRetention() {
+  const sqlite = new Sqlite(path, { readonly: true });
+  try {
+    return {
+      ...(sqlite.prepare("SELECT retention_days, dropped_before FROM sensors").get() as object),
+      auto_vacuum: sqlite.pragma("auto_vacuum", { simple: true }),
+    };
+  } finally {
+    sqlite.close();
+  }
+}
+
+const kept = { integrity: "ok", device, sensor: { id: "s", devicePk: 1, name: "S" }, reading };
 
 test.each(migrations.slice(1).map(({ name }, i) => [i + 1, name] as const))(
   "a store of schema %d, before %s, keeps what it holds, and a copy of itself",
@@ -81,6 +95,8 @@ test.each(migrations.slice(1).map(({ name }, i) => [i + 1, name] as const))(
     makeStoreOf(schema);
     await openAndClose();
     expect(look(path)).toEqual({ ...kept, schema: migrations.length });
+    // As long as all others', and nothing has been dropped.
+    expect(readRetention()).toEqual({ retention_days: null, dropped_before: null, auto_vacuum: 2 });
     expect(look(`${path}-schema-${schema}.bak`)).toEqual({ ...kept, schema });
   },
 );

@@ -48,6 +48,7 @@ type Step =
   | { do: "replace"; pick: number; at: number | undefined; value: number }
   | { do: "remove"; pick: number }
   | { do: "remove-sensor"; sensorPk: number }
+  | { do: "remove-before"; sensorPk: number; at: number; limit: number }
   | { do: "seal"; limit: number }
   | { do: "fail"; sensorPk: number; at: number; pick: number }
   | { do: "restart" };
@@ -82,6 +83,15 @@ const step: Arbitrary<Step> = oneof(
   },
   { weight: 6, arbitrary: record({ do: constant("remove" as const), pick }) },
   { weight: 1, arbitrary: record({ do: constant("remove-sensor" as const), sensorPk }) },
+  {
+    weight: 3,
+    arbitrary: record({
+      do: constant("remove-before" as const),
+      sensorPk,
+      at,
+      limit: integer({ min: 1, max: 20 }),
+    }),
+  },
   { weight: 20, arbitrary: record({ do: constant("seal" as const), limit: integer({ min: 1, max: 60 }) }) },
   { weight: 4, arbitrary: record({ do: constant("fail" as const), sensorPk, at, pick }) },
   { weight: 3, arbitrary: constant({ do: "restart" as const }) },
@@ -135,6 +145,12 @@ async function check(steps: Step[]): Promise<void> {
           while (readings.removeOf(one.sensorPk, 7) > 0);
         });
         model = model.filter((other) => other.sensorPk !== one.sensorPk);
+      } else if (one.do === "remove-before") {
+        const bound = { at: one.at, upToId: lastId };
+        submit(() => {
+          while (readings.removeBefore(one.sensorPk, bound, one.limit).rows > 0);
+        });
+        model = model.filter((other) => other.sensorPk !== one.sensorPk || other.valueAt >= one.at);
       } else if (one.do === "seal") submit(() => void readings.seal(lastId, one.limit));
       else if (one.do === "fail") {
         const reading = chosen(one.pick);

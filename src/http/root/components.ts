@@ -19,6 +19,7 @@ import {
   idSchema,
   messageSchema,
   publishedSchema,
+  sensorInput,
   sensorParams,
   toComponent,
 } from "./shapes.ts";
@@ -26,11 +27,13 @@ import {
 const fromInput = ({
   device_id,
   data_type_id,
+  retention_days,
   ...fields
-}: Patch<v.InferOutput<typeof componentInput>>): Patch<ComponentInput> => ({
+}: Patch<v.InferOutput<typeof sensorInput>>): Patch<ComponentInput> => ({
   ...fields,
   ...(device_id !== undefined && { deviceId: device_id }),
   ...(data_type_id !== undefined && { dataTypeId: data_type_id }),
+  ...(retention_days !== undefined && { retentionDays: retention_days }),
 });
 
 /** The five routes that sensors and actors have in common. */
@@ -39,13 +42,14 @@ function crudRoutes(kind: ComponentKind): Route[] {
   const params = kind === "sensor" ? sensorParams : actorParams;
   const path = `/${kind}s`;
   const errors = { 404: `Not Found: ${kind} not found` };
+  const input = kind === "sensor" ? sensorInput : componentInput;
   return [
     route({
       method: "post",
       path,
       tag,
       summary: `Create a new ${kind} for a device`,
-      body: componentInput,
+      body: input,
       status: 201,
       response: idSchema,
       async handle({ commit }, { body }) {
@@ -81,7 +85,7 @@ function crudRoutes(kind: ComponentKind): Route[] {
       summary: `Update one ${kind}`,
       description: "All fields are optional. What is set here stays when the device announces itself again.",
       params,
-      body: v.partial(componentInput),
+      body: kind === "sensor" ? v.partial(sensorInput) : v.partial(componentInput),
       status: 200,
       response: messageSchema,
       errors,

@@ -27,6 +27,7 @@ export const readingRoutes = () => [
     body: readingInput,
     status: 201,
     response: rowIdSchema,
+    errors: { 503: "The store takes no readings now: come back after `Retry-After` seconds" },
     async handle({ commit }, { body: { sensor_id, value, value_at } }) {
       const { id } = await commit((ctx) => createReading(ctx, { sensorId: sensor_id, value, valueAt: value_at }));
       return { id };

@@ -138,8 +138,19 @@ export const componentInput = v.object({
   data_type_id: v.pipe(integer(1), v.metadata({ description: dataTypeMeaning, examples: [2] })),
 });
 
+const retentionMeaning = "Days for which readings are kept, 0 for ever";
+
+/** (+) how long its readings are kept. */
+export const sensorInput = v.object({
+  ...componentInput.entries,
+  retention_days: v.pipe(
+    v.optional(v.nullable(integer(0, 36_500))),
+    v.metadata({ description: `${retentionMeaning}; null: as \`retention.raw_days\` of the configuration says` }),
+  ),
+});
+
 /** Sensors and actors have one shape, and a name each in the OpenAPI document. */
-const describeComponent = (title: string, example: { name: string; type: string }) =>
+const describeComponent = <E extends v.ObjectEntries>(title: string, example: { name: string; type: string }, own: E) =>
   v.pipe(
     v.object({
       id,
@@ -154,6 +165,7 @@ const describeComponent = (title: string, example: { name: string; type: string 
       active: v.optional(
         v.pipe(v.literal(false), v.description("Present, and false, where the device no longer announces it")),
       ),
+      ...own,
       created_at: timestamp,
       updated_at: timestamp,
     }),
@@ -161,17 +173,40 @@ const describeComponent = (title: string, example: { name: string; type: string 
   );
 
 export const componentSchemas = {
-  sensor: describeComponent("Sensor", { name: "Temperature", type: "temperature" }),
-  actor: describeComponent("Actor", { name: "Lamp", type: "led" }),
+  sensor: describeComponent(
+    "Sensor",
+    { name: "Temperature", type: "temperature" },
+    {
+      retention_days: v.optional(
+        v.pipe(
+          v.number(),
+          v.integer(),
+          v.metadata({ description: `${retentionMeaning}; present where it was set for this sensor`, minimum: 0 }),
+        ),
+      ),
+    },
+  ),
+  actor: describeComponent("Actor", { name: "Lamp", type: "led" }, {}),
 };
 
-export const toComponent = ({ id, deviceId, name, type, dataTypeId, isActive, createdAt, updatedAt }: Component) => ({
+export const toComponent = ({
+  id,
+  deviceId,
+  name,
+  type,
+  dataTypeId,
+  isActive,
+  retentionDays,
+  createdAt,
+  updatedAt,
+}: Component) => ({
   id,
   device_id: deviceId,
   name,
   type,
   data_type_id: dataTypeId,
   ...(!isActive && { active: false as const }),
+  ...(retentionDays !== null && { retention_days: retentionDays }),
   created_at: formatInstant(createdAt),
   updated_at: formatInstant(updatedAt),
 });

@@ -119,7 +119,10 @@ export const dataRoutes = () => [
     bodyDocument: v.union([pointInput, pointList]),
     status: 201,
     response: v.union([storedSchema, dataSchema]),
-    errors: { 404: "NOT_FOUND" },
+    errors: {
+      404: "NOT_FOUND",
+      503: "UNAVAILABLE: the store takes no readings now; come back after `Retry-After` seconds",
+    },
     async handle({ commit }, { params: { deviceId }, query: { sensor }, body }) {
       const points = (Array.isArray(body) ? body : [body]).map(({ timestamp: at, value, unit }) => ({
         at,
