@@ -1,3 +1,5 @@
+import Sqlite from "better-sqlite3";
+
 // How readings lie on the disk: columns of numbers that differ little from one to the next, each written as the change
 // of the change, in as few bytes as it takes. A sensor that reports each minute costs 3 to 5 bytes a reading, its id
 // included, where a row with its index costs 50.
@@ -64,11 +66,25 @@ function createByteWriter() {
   }
 }
 
+/** What SQLite says of a page that is none, said of bytes in one: the store counts as damaged. */
+const damage = (): Error => new Sqlite.SqliteError("readings that cannot be decoded", "SQLITE_CORRUPT");
+
+/** Throws where the bytes cannot be what {@link createByteWriter} has written. */
 function createByteReader(bytes: Uint8Array) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let at = 0;
   return {
     byte: (): number => bytes[at++] as number,
+    /** How many readings follow, of `least` bytes each. */
+    count(least: number): number {
+      const count = this.integer();
+      if (!(count >= 0 && count * least <= bytes.length - at)) throw damage();
+      return count;
+    },
+    /** To be called when all has been read: what is missing at the end reads as zeros until then. */
+    end(): void {
+      if (at !== bytes.length) throw damage();
+    },
     integer(): number {
       let byte = bytes[at++] as number;
       let raw = byte & 0x7f;
@@ -82,6 +98,7 @@ function createByteReader(bytes: Uint8Array) {
     },
     double(): number {
       at += 8;
+      if (at > bytes.length) throw damage();
       return view.getFloat64(at - 8, true);
     },
   };
@@ -92,13 +109,15 @@ const writer = createByteWriter();
 /** The least number of decimal places with which every value is a whole number and comes back the same to the last bit. */
 function countPlaces(values: readonly number[], from: number, to: number): number {
   let places = 0;
+  let largest = 0;
   for (let i = from; i < to; i++) {
     const value = values[i] as number;
+    largest = Math.max(largest, Math.abs(value));
     for (;;) {
       const power = powersOfTen[places] as number;
-      const scaled = Math.round(value * power);
-      if (Math.abs(scaled) > maxScaled) return asDoubles;
-      if (scaled / power === value) break;
+      // The places that a small value needs are a large one's too.
+      if (largest * power > maxScaled) return asDoubles;
+      if (Math.round(value * power) / power === value) break;
       if (++places > maxPlaces) return asDoubles;
     }
   }
@@ -142,25 +161,27 @@ export function encodeColumns({ ids, times, values }: Columns, from = 0, to = id
   return writer.take();
 }
 
-/** What {@link encodeColumns} has written. @throws where it is of a format that this version does not know */
+/** What {@link encodeColumns} has written. @throws SQLITE_CORRUPT for what it never writes */
 export function decodeColumns(bytes: Uint8Array): Columns {
   const reader = createByteReader(bytes);
   const version = reader.byte();
-  if (version !== formatVersion) throw new Error(`readings of an unknown format: ${version}`);
-  const count = reader.integer();
+  if (version !== formatVersion) throw damage();
+  const count = reader.count(2);
   const times = readChanges(reader, count);
   const ids = readChanges(reader, count);
   const places = reader.byte();
   const values: number[] = [];
   if (places === asDoubles) for (let i = 0; i < count; i++) values.push(reader.double());
   else {
-    const power = powersOfTen[places] as number;
+    const power = powersOfTen[places];
+    if (power === undefined) throw damage();
     let scaled = 0;
     for (let i = 0; i < count; i++) {
       scaled += reader.integer();
       values.push(scaled / power);
     }
   }
+  reader.end();
   return { ids, times, values };
 }
 
@@ -212,8 +233,8 @@ export function decodeArrivals(
 ): number {
   const reader = createByteReader(bytes);
   const version = reader.byte();
-  if (version !== formatVersion) throw new Error(`readings of an unknown format: ${version}`);
-  const count = reader.integer();
+  if (version !== formatVersion) throw damage();
+  const count = reader.count(1);
   let valueAt = 0;
   for (let i = 0; i < count; i++) {
     const marked = reader.integer();
@@ -225,5 +246,6 @@ export function decodeArrivals(
       visit(i, sensorPk, valueAt, reader.double(), fingerprint);
     }
   }
+  reader.end();
   return count;
 }
