@@ -54,6 +54,7 @@ type Done = (error: unknown, outcome: Outcome | undefined) => void;
 /** One reading on its way. */
 class Arrival extends Work {
   outcome: Outcome | undefined;
+  isSettled = false;
   /** Those who sent it again before it was stored. */
   again: Done[] | undefined;
   readonly reading: Submission;
@@ -110,8 +111,9 @@ export function createIntake(domain: Domain, window: number): Intake {
   let first = 0;
 
   function finish(arrival: Arrival, error: unknown): void {
-    // They are settled in the order in which they came.
-    first += 1;
+    arrival.isSettled = true;
+    // They are settled in the order in which they came, but for those that are refused at once, before all others.
+    while (underWay[first]?.isSettled === true) first += 1;
     if (first > 1_024 && first * 2 > underWay.length) {
       underWay.splice(0, first);
       first = 0;
@@ -127,7 +129,7 @@ export function createIntake(domain: Domain, window: number): Intake {
   function findUnderWay(fingerprint: number): Arrival | undefined {
     for (let i = underWay.length - 1; i >= first; i--) {
       const arrival = underWay[i] as Arrival;
-      if (arrival.reading.fingerprint === fingerprint) return arrival;
+      if (arrival.reading.fingerprint === fingerprint && !arrival.isSettled) return arrival;
     }
     return undefined;
   }

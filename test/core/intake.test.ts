@@ -1,8 +1,10 @@
+import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import type { Ctx } from "../../src/core/ctx.ts";
+import { createDomain, type Ctx } from "../../src/core/ctx.ts";
 import { anyone } from "../../src/core/identities.ts";
 import { createIntake, fingerprintMessage, sumClientId, type Intake, type Outcome } from "../../src/core/intake.ts";
 import { listReadings } from "../../src/core/readings.ts";
+import { openStore } from "../../src/store/open.ts";
 import { addComponent, openTestStore, type TestStore } from "../support/store.ts";
 
 let t: TestStore;
@@ -131,6 +133,26 @@ describe("a message", () => {
     expect(await send(intake, 1, { sensor: "550e8400-e29b-41d4-a716-446655440000" })).toBe("unknown");
     expect(values()).toEqual([]);
   });
+});
+
+test("a message that is refused because too many wait can be sent again, and hides none that wait", async () => {
+  const maxPendingWrites = 2;
+  const { log, counters } = t;
+  const store = openStore({ path: join(t.folder, "small.db"), maxPendingWrites, log, counters });
+  try {
+    const domain = createDomain({ store, bus: t.bus, log });
+    const sensor = (await domain.commit({ kind: "system" }, (ctx) => addComponent(ctx, "sensor"))).id;
+    const intake = createIntake(domain, 100);
+    const waiting = [send(intake, 1, { sensor }), send(intake, 2, { sensor })];
+    await expect(send(intake, 3, { sensor })).rejects.toMatchObject({ code: "unavailable" });
+    await expect(send(intake, 3, { sensor, dup: true })).rejects.toMatchObject({ code: "unavailable" });
+    waiting.push(send(intake, 1, { sensor, dup: true }), send(intake, 2, { sensor, dup: true }));
+    expect(await Promise.all(waiting)).toEqual(["stored", "stored", "stored", "stored"]);
+    expect(await send(intake, 3, { sensor, dup: true })).toBe("stored");
+    expect(store.readings.after(0, 10).map(({ value }) => value)).toEqual([1, 2, 3]);
+  } finally {
+    await store.close();
+  }
 });
 
 describe("a commit that failed", () => {
