@@ -42,6 +42,9 @@ export class NoRoomError extends DomainError {
   }
 }
 
+/** The store has what was asked for, and not whether the disk has it: not acknowledged, and not undone either. */
+export class DoubtError extends DomainError {}
+
 /** A mistake that stops the start or a command: shown as its message alone, without a stack. */
 export class StartError extends Error {
   /** The process's exit code: 2 for a mistake in configuration or usage, 1 for anything else. */

@@ -1,5 +1,6 @@
 import { crc32 } from "node:zlib";
 import { Work, type Ctx, type Domain } from "./ctx.ts";
+import { DoubtError } from "./errors.ts";
 import type { Identity } from "./identities.ts";
 import { recordReading, type Recorded } from "./readings.ts";
 
@@ -121,8 +122,8 @@ export function createIntake(domain: Domain, window: number): Intake {
     const { fingerprint } = arrival.reading;
     // Only now: what memory knew before its COMMIT would let a device's next try be acknowledged and lost. Where it was
     // lost, the packet identifier was in use for this one: an earlier one of the same bytes must not pass for it when the
-    // device tries again.
-    if (error === undefined) known.add(fingerprint);
+    // device tries again. Where that is in doubt, it is in the store, and a resend waits until the disk has that.
+    if (error === undefined || error instanceof DoubtError) known.add(fingerprint);
     else known.remove(fingerprint);
   }
 

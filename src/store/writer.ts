@@ -1,5 +1,5 @@
-import type { Database } from "better-sqlite3";
-import { DomainError } from "../core/errors.ts";
+import Sqlite, { type Database } from "better-sqlite3";
+import { DomainError, DoubtError } from "../core/errors.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
 
@@ -139,7 +139,7 @@ export function createWriter(
         settle(jobs, failures);
       } else {
         isInDoubt = true;
-        fail(jobs, error);
+        fail(jobs, error, DoubtError);
       }
       next();
     });
@@ -160,12 +160,18 @@ export function createWriter(
     }
   }
 
+  /** @throws SQLITE_BUSY while somebody reads what the log holds: SQLite itself says so in its answer alone. */
+  function carryOver(): void {
+    const [answer] = sqlite.pragma("wal_checkpoint(TRUNCATE)") as [{ busy: number }];
+    if (answer.busy !== 0) throw new Sqlite.SqliteError("the log is being read", "SQLITE_BUSY");
+  }
+
   /** False where the lock is not to be had now; the queue waits, up to a deadline, and the event loop goes on. */
   function beginTransaction(): boolean {
     try {
       if (isInDoubt) {
         // Carries all of the log into the store and waits for the disk: whatever it had missed, it has then.
-        sqlite.pragma("wal_checkpoint(TRUNCATE)");
+        carryOver();
         isInDoubt = false;
       }
       begin.run();
@@ -229,14 +235,14 @@ export function createWriter(
     });
   }
 
-  function fail(jobs: Job[], error: unknown): void {
+  function fail(jobs: Job[], error: unknown, Refusal: typeof DoubtError | typeof DomainError = DomainError): void {
     if (sqlite.inTransaction) rollback.run();
     if (beginMark !== undefined) participant?.undo(beginMark);
     beginMark = undefined;
     healthy = false;
     counters.increment("store.commits_failed");
     log.sampled("store.commit", "commit failed: nothing of it was acknowledged", { error, works: jobs.length });
-    const refusal = new DomainError("unavailable", "the store does not take writes now", { cause: error });
+    const refusal = new Refusal("unavailable", "the store does not take writes now", { cause: error });
     for (const job of jobs) tell(job, refusal);
   }
 

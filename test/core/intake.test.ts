@@ -5,6 +5,7 @@ import { anyone } from "../../src/core/identities.ts";
 import { createIntake, fingerprintMessage, sumClientId, type Intake, type Outcome } from "../../src/core/intake.ts";
 import { listReadings } from "../../src/core/readings.ts";
 import { openStore } from "../../src/store/open.ts";
+import { createWriter, type Participant } from "../../src/store/writer.ts";
 import { addComponent, openTestStore, type TestStore } from "../support/store.ts";
 
 let t: TestStore;
@@ -215,6 +216,23 @@ describe("a commit that failed", () => {
     expect(values()).toEqual([3, 1]);
     expect(await send(intake, 1, again)).toBe("resend");
   });
+});
+
+test("a message of which the disk may have nothing is stored once, and acknowledged when it has it", async () => {
+  let failing = false;
+  const { log, counters, store } = t;
+  const sync = (done: (error: Error | null) => void): void => done(failing ? new Error("EIO") : null);
+  const { $client } = store.db;
+  const participant = store.readings as typeof store.readings & Participant;
+  const writer = createWriter($client, { maxPending: 100, participant, sync, log, counters });
+  const domain = createDomain({ store: { ...store, writer }, bus: t.bus, log });
+  const intake = createIntake(domain, 100);
+  failing = true;
+  await expect(send(intake, 1)).rejects.toMatchObject({ code: "unavailable" });
+  failing = false;
+  expect(await send(intake, 1, again)).toBe("resend");
+  expect(values()).toEqual([1]);
+  expect($client.pragma("wal_checkpoint(PASSIVE)")).toMatchObject([{ log: 0 }]);
 });
 
 describe("the window", () => {

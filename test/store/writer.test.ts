@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import Sqlite, { type Database } from "better-sqlite3";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { DoubtError } from "../../src/core/errors.ts";
 import { createCounters, type Counters } from "../../src/counters.ts";
 import { createLog } from "../../src/log.ts";
 import { createWriter, type Writer } from "../../src/store/writer.ts";
@@ -215,4 +216,23 @@ test("closing waits for a lock that another connection holds", async () => {
   await closed;
   await work;
   expect(committed()).toEqual(["a"]);
+});
+
+test("after a sync that failed nothing is committed before the log is carried over, which a reader may hold up", async () => {
+  let failing = true;
+  const sync = (done: (error: Error | null) => void): void => done(failing ? new Error("EIO") : null);
+  const doubtful = createWriter(sqlite, { maxPending: 100, sync, log, counters });
+  reader.exec("BEGIN");
+  expect(committed()).toEqual([]);
+  await expect(doubtful.submit(insert("in doubt"))).rejects.toBeInstanceOf(DoubtError);
+  expect(doubtful.isHealthy()).toBe(false);
+  failing = false;
+  const next = doubtful.submit(insert("next"));
+  // Whoever reads as of before the doubt keeps the log from being carried over.
+  await expect.poll(() => counters.get("store.busy")).toBeGreaterThan(2);
+  expect(sqlite.prepare("SELECT v FROM t").pluck().all()).toEqual(["in doubt"]);
+  reader.exec("COMMIT");
+  await next;
+  expect(doubtful.isHealthy()).toBe(true);
+  expect(committed()).toEqual(["in doubt", "next"]);
 });
