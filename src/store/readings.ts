@@ -295,9 +295,15 @@ export function createReadings(
     return firstId > from ? firstId : firstId + count;
   }
 
-  function sealSensor(sensorPk: number, upToId: number): number {
-    const ids = tail.ofSensor(sensorPk).filter((id) => id <= upToId);
+  /** `limit` of a sensor's readings at most, those that came first. @returns how many; fewer than `limit`: none are left */
+  function sealSensor(sensorPk: number, endId: number, limit: number): number {
+    let upToId = endId;
+    let ids = tail.ofSensor(sensorPk).filter((id) => id <= upToId);
     if (ids.length === 0) return 0;
+    if (ids.length > limit) {
+      upToId = Float64Array.from(ids).sort()[limit - 1] as number;
+      ids = ids.filter((id) => id <= upToId);
+    }
     const columns: Columns = { ids, times: ids.map(tail.timeOf), values: ids.map(tail.valueOf) };
     blocks.merge(sensorPk, columns);
     // Their arrivals stay as they are until the whole round is done.
@@ -389,8 +395,8 @@ export function createReadings(
         if (boundary === undefined) return false;
         round = { upToId: boundary, sensors: tail.sensors() };
       }
-      for (let done = 0; done < limit;) {
-        const sensorPk = round.sensors.pop();
+      for (let left = limit; left > 0;) {
+        const sensorPk = round.sensors.at(-1);
         if (sensorPk === undefined) {
           if (trimArrivals.run(round.upToId, rowsPerStep).changes === rowsPerStep) return true;
           clearSealed.run();
@@ -398,7 +404,10 @@ export function createReadings(
           round = undefined;
           return true;
         }
-        done += sealSensor(sensorPk, round.upToId);
+        // A sensor whose blocks are damaged stays first in line: what is not in blocks must not go from the log.
+        const done = sealSensor(sensorPk, round.upToId, left);
+        if (done < left) round.sensors.pop();
+        left -= done;
       }
       return true;
     },

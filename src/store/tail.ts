@@ -99,6 +99,21 @@ export function createTail(firstId: number): Tail {
     if (ids.length === 0) series.delete(sensorPk);
   }
 
+  const ofSensor = (sensorPk: number): readonly number[] => series.get(sensorPk) ?? none;
+
+  /** Both in one order. One by one, half of a sensor's readings would be moved for each. */
+  function interleave(a: readonly number[], b: readonly number[]): number[] {
+    const merged: number[] = [];
+    let i = 0;
+    for (const id of b) {
+      const to = placeOf(a, timeOf(id), id);
+      while (i < to) merged.push(a[i++] as number);
+      merged.push(id);
+    }
+    while (i < a.length) merged.push(a[i++] as number);
+    return merged;
+  }
+
   function at(id: number): Arrival {
     const i = id - first;
     shown.sensorPk = sensorPks[i] as number;
@@ -123,7 +138,7 @@ export function createTail(firstId: number): Tail {
     },
     get: (id) => (id < first || id >= next || sensorPks[id - first] === 0 ? undefined : at(id)),
     at,
-    ofSensor: (sensorPk) => series.get(sensorPk) ?? none,
+    ofSensor,
     sensors: () => [...series.keys()],
     timeOf,
     valueOf,
@@ -149,10 +164,8 @@ export function createTail(firstId: number): Tail {
       if (left.length === 0) series.delete(sensorPk);
       else series.set(sensorPk, left);
       undoers.push(() => {
-        for (const id of gone) {
-          sensorPks[id - first] = sensorPk;
-          link(sensorPk, timeOf(id), id);
-        }
+        for (const id of gone) sensorPks[id - first] = sensorPk;
+        series.set(sensorPk, interleave(ofSensor(sensorPk), gone));
       });
     },
     forget(id) {

@@ -266,3 +266,59 @@ test("whatever is done with readings, they are what a list of them would be", as
   });
   await expect(runs).resolves.toBeUndefined();
 }, 300_000);
+
+test("readings whose blocks are damaged are not forgotten when those of other sensors are sealed", async () => {
+  const own = makeFolder();
+  const { sqlite, readings, writer } = openStore(join(own.folder, "store.db"));
+  const append = (sensorPk: number) => writer.submit(() => readings.append(sensorPk, readings.lastId() + 1, 0.5));
+  const seal = () => writer.submit(() => readings.seal(readings.lastId(), 5));
+  try {
+    for (let i = 0; i < 60; i++) await append(1 + (i % 3));
+    while (await seal());
+    sqlite.prepare("UPDATE blocks SET data = zeroblob(100) WHERE sensor_pk IN (2, 3)").run();
+    const before = readings.lastId();
+    for (let i = 0; i < 60; i++) await append(1 + (i % 3));
+    for (let i = 0; i < 50; i++)
+      await seal().catch((error: unknown) => expect(error).toMatchObject({ code: "SQLITE_CORRUPT" }));
+    for (let id = before + 1; id <= readings.lastId(); id++) expect(readings.get(id)).toMatchObject({ id, value: 0.5 });
+    sqlite.close();
+    const again = openStore(join(own.folder, "store.db"));
+    for (let id = before + 1; id <= before + 60; id++) expect(again.readings.get(id)).toMatchObject({ id, value: 0.5 });
+    again.sqlite.close();
+  } finally {
+    sqlite.close();
+    own.remove();
+  }
+});
+
+test("a sensor that has sent everything is sealed in steps too, each of which can be taken back", async () => {
+  const own = makeFolder();
+  const path = join(own.folder, "store.db");
+  let { sqlite, readings, writer } = openStore(path);
+  const model: StoredReading[] = [];
+  try {
+    for (let i = 1; i <= 60; i++) {
+      const valueAt = (i * 37) % 61;
+      await writer.submit(() => readings.append(1, valueAt, i));
+      model.push({ id: i, sensorPk: 1, valueAt, value: i });
+    }
+    const count = () => sqlite.prepare<[], number>("SELECT coalesce(sum(count), 0) FROM blocks").pluck().get();
+    for (const sealed of [7, 14, 21]) {
+      const failing = writer.submit(() => {
+        readings.seal(60, 7);
+        throw new Error("taken back");
+      });
+      await rejects(failing, { message: "taken back" });
+      same(readings.page({ sensorPk: 1, from: 0, before: { at: 61, id: 0 }, limit: 100 }), model.toSorted(newestFirst));
+      expect(await writer.submit(() => readings.seal(60, 7))).toBe(true);
+      expect(count()).toBe(sealed);
+      sqlite.close();
+      ({ sqlite, readings, writer } = openStore(path));
+      same(readings.after(0, 100), model);
+      same(readings.page({ sensorPk: 1, from: 0, before: { at: 61, id: 0 }, limit: 100 }), model.toSorted(newestFirst));
+    }
+  } finally {
+    sqlite.close();
+    own.remove();
+  }
+});
