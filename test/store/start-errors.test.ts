@@ -18,6 +18,7 @@ import { once } from "node:events";
 import { join } from "node:path";
 import Sqlite from "better-sqlite3";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { encodeArrivals } from "../../src/store/columns.ts";
 import { createApi } from "../support/client.ts";
 import { bundle, makeFolder, startBuiltGateway, testEnv } from "../support/gateway.ts";
 
@@ -159,6 +160,20 @@ describe("a store that cannot be used", () => {
     await makeStore();
     damage(path);
     expect(run()).toEqual(refusal(1, path, /is damaged|cannot be used/));
+  });
+
+  test.each([
+    ["cut off", "substr(data, 1, length(data) - 1)"],
+    ["overwritten", "zeroblob(length(data))"],
+    ["of more readings than it can hold", "x'01feffffffffff7f0000'"],
+  ])("whose newest readings are %s is refused as damaged", async (_, data) => {
+    await makeStore();
+    const sqlite = new Sqlite(path);
+    const arrivals = encodeArrivals(2, (i) => ({ sensorPk: 1, valueAt: i, value: i / 3, fingerprint: 0 }));
+    sqlite.prepare("INSERT INTO arrivals (first_id, count, data) VALUES (1, 2, ?)").run(arrivals);
+    sqlite.exec(`UPDATE arrivals SET data = ${data}`);
+    sqlite.close();
+    expect(run()).toEqual(refusal(1, path, "is damaged"));
   });
 
   test("that does not exist yet is made, with its folder, for the owner alone", async () => {
