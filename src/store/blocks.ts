@@ -47,6 +47,8 @@ export interface Blocks {
   firstFrom(sensorPk: number, from: number): number;
   /** Readings with ids in [from, to), of all sensors, in no order. */
   listByIds(from: number, to: number): StoredReading[];
+  /** No sealed reading has an id from `from` on and below this; Infinity where there is none at all. */
+  firstIdFrom(from: number): number;
   /** Adds readings of one sensor, in order. */
   merge(sensorPk: number, readings: Columns): void;
   replace(id: number, valueAt: number, value: number): void;
@@ -97,6 +99,9 @@ export function createBlocks(sqlite: Database): Blocks {
     )
     .raw();
   const highest = sqlite.prepare<[], number | null>("SELECT max(max_id) FROM blocks").pluck();
+  const lowestFrom = sqlite
+    .prepare<[from: number], number | null>("SELECT min(min_id) FROM blocks WHERE max_id >= ?")
+    .pluck();
   const insert = sqlite.prepare<BlockValues & { sensorPk: number }>(
     `INSERT INTO blocks (sensor_pk, start_at, start_id, end_at, count, min_id, max_id, data)
      VALUES (:sensorPk, :startAt, :startId, :endAt, :count, :minId, :maxId, :data)`,
@@ -291,6 +296,7 @@ export function createBlocks(sqlite: Database): Blocks {
       }
       return found;
     },
+    firstIdFrom: (from) => lowestFrom.get(from) ?? Infinity,
     merge,
     replace(id, valueAt, value) {
       const found = findBlock(id);

@@ -230,14 +230,14 @@ export function createReadings(
     let from = id + 1;
     const maxSealed = blocks.maxId();
     while (from <= maxSealed && rows.length < limit) {
-      // Ids are dense: about as many of them as readings.
+      // Ids are dense, but for sensors whose readings are gone: about as many of them as readings.
       const to = from + limit;
       const window = blocks.listByIds(from, to);
       for (let next = Math.max(from, tail.first()); next < Math.min(to, tail.next()); next++)
         pushFromTail(window, next);
       window.sort((a, b) => a.id - b.id);
       for (const row of window) rows.push(row);
-      from = to;
+      from = window.length > 0 ? to : Math.max(to, Math.min(blocks.firstIdFrom(to), tail.first()));
     }
     if (rows.length > limit) rows.length = limit;
     for (let next = Math.max(from, tail.first()); next < tail.next() && rows.length < limit; next++) {

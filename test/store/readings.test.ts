@@ -18,6 +18,7 @@ import { migrations } from "embedded:migrations";
 import { expect, test } from "vitest";
 import { createCounters } from "../../src/counters.ts";
 import { createLog } from "../../src/log.ts";
+import { createBlocks } from "../../src/store/blocks.ts";
 import { createReadings, type StoredReading } from "../../src/store/readings.ts";
 import { createWriter } from "../../src/store/writer.ts";
 import { makeFolder } from "../support/gateway.ts";
@@ -266,6 +267,29 @@ test("whatever is done with readings, they are what a list of them would be", as
   });
   await expect(runs).resolves.toBeUndefined();
 }, 300_000);
+
+test("what comes after a reading is found at once, however many are gone in between", () => {
+  const own = makeFolder();
+  const path = join(own.folder, "store.db");
+  const { sqlite } = openStore(path);
+  const far = 10 ** 12;
+  const blocks = createBlocks(sqlite);
+  blocks.merge(1, { ids: [1, 2], times: [1, 2], values: [1, 2] });
+  blocks.merge(2, { ids: [far, far + 1], times: [1, 2], values: [1, 2] });
+  sqlite.close();
+  const { sqlite: again, readings } = openStore(path);
+  same(
+    readings.after(1, 3).map(({ id }) => id),
+    [2, far, far + 1],
+  );
+  same(
+    readings.after(2, 1).map(({ id }) => id),
+    [far],
+  );
+  same(readings.after(far + 1, 1), []);
+  again.close();
+  own.remove();
+});
 
 test("readings whose blocks are damaged are not forgotten when those of other sensors are sealed", async () => {
   const own = makeFolder();
