@@ -301,7 +301,7 @@ export function createReadings(
     let ids = tail.ofSensor(sensorPk).filter((id) => id <= upToId);
     if (ids.length === 0) return 0;
     if (ids.length > limit) {
-      upToId = Float64Array.from(ids).sort()[limit - 1] as number;
+      upToId = Float64Array.from(ids).toSorted()[limit - 1] as number;
       ids = ids.filter((id) => id <= upToId);
     }
     const columns: Columns = { ids, times: ids.map(tail.timeOf), values: ids.map(tail.valueOf) };

@@ -1,4 +1,3 @@
-import { deepStrictEqual as same } from "node:assert/strict";
 import {
   array,
   assert as checkAll,
@@ -32,7 +31,7 @@ test("readings of one sensor come back to the last bit", () => {
   checkAll(
     property(array(tuple(id, at, value), { minLength: 1, maxLength: 20 }), (rows) => {
       const columns = { ids: rows.map(([i]) => i), times: rows.map(([, t]) => t), values: rows.map(([, , v]) => v) };
-      same(decodeColumns(encodeColumns(columns)), columns);
+      expect(decodeColumns(encodeColumns(columns))).toStrictEqual(columns);
     }),
     { numRuns: 3_000 },
   );
@@ -63,12 +62,20 @@ test("arrivals come back as they were", () => {
         encodeArrivals(arrivals.length, (i) => arrivals[i] as (typeof arrivals)[0]),
         (_, sensorPk, valueAt, v, fp) => found.push({ sensorPk, valueAt, value: v, fingerprint: fp }),
       );
-      same(found, arrivals);
+      expect(found).toStrictEqual(arrivals);
     }),
   );
 });
 
 const sample = { ids: [1, 2, 3], times: [1_000, 2_000, 3_500], values: [1.5, 2.25, 1 / 3] };
+const codeOf = (work: () => unknown): unknown => {
+  try {
+    work();
+    return undefined;
+  } catch (error) {
+    return (error as { code?: unknown }).code ?? error;
+  }
+};
 const damaged = { code: "SQLITE_CORRUPT" };
 
 test("bytes that are cut off, too many or of more readings than they can hold are damage, at once", () => {
@@ -89,13 +96,8 @@ test("bytes that are cut off, too many or of more readings than they can hold ar
 test("whatever bytes there are, they are readings or damage", () => {
   checkAll(
     property(uint8Array({ maxLength: 60 }), (bytes) => {
-      for (const decode of [decodeColumns, (data: Uint8Array) => decodeArrivals(data, () => undefined)]) {
-        try {
-          decode(Uint8Array.of(1, ...bytes));
-        } catch (error) {
-          expect(error).toMatchObject(damaged);
-        }
-      }
+      for (const decode of [decodeColumns, (data: Uint8Array) => decodeArrivals(data, () => undefined)])
+        expect(codeOf(() => decode(Uint8Array.of(1, ...bytes)))).toBeOneOf([undefined, damaged.code]);
     }),
     { numRuns: 2_000 },
   );

@@ -278,15 +278,9 @@ test("what comes after a reading is found at once, however many are gone in betw
   blocks.merge(2, { ids: [far, far + 1], times: [1, 2], values: [1, 2] });
   sqlite.close();
   const { sqlite: again, readings } = openStore(path);
-  same(
-    readings.after(1, 3).map(({ id }) => id),
-    [2, far, far + 1],
-  );
-  same(
-    readings.after(2, 1).map(({ id }) => id),
-    [far],
-  );
-  same(readings.after(far + 1, 1), []);
+  expect(readings.after(1, 3).map(({ id }) => id)).toEqual([2, far, far + 1]);
+  expect(readings.after(2, 1).map(({ id }) => id)).toEqual([far]);
+  expect(readings.after(far + 1, 1)).toEqual([]);
   again.close();
   own.remove();
 });
@@ -303,7 +297,7 @@ test("readings whose blocks are damaged are not forgotten when those of other se
     const before = readings.lastId();
     for (let i = 0; i < 60; i++) await append(1 + (i % 3));
     for (let i = 0; i < 50; i++)
-      await seal().catch((error: unknown) => expect(error).toMatchObject({ code: "SQLITE_CORRUPT" }));
+      await seal().catch((error: unknown) => equal((error as { code?: string }).code, "SQLITE_CORRUPT"));
     for (let id = before + 1; id <= readings.lastId(); id++) expect(readings.get(id)).toMatchObject({ id, value: 0.5 });
     sqlite.close();
     const again = openStore(join(own.folder, "store.db"));
@@ -318,28 +312,36 @@ test("readings whose blocks are damaged are not forgotten when those of other se
 test("a sensor that has sent everything is sealed in steps too, each of which can be taken back", async () => {
   const own = makeFolder();
   const path = join(own.folder, "store.db");
-  let { sqlite, readings, writer } = openStore(path);
+  const { sqlite, readings, writer } = openStore(path);
   const model: StoredReading[] = [];
   try {
-    for (let i = 1; i <= 60; i++) {
-      const valueAt = (i * 37) % 61;
-      await writer.submit(() => readings.append(1, valueAt, i));
-      model.push({ id: i, sensorPk: 1, valueAt, value: i });
+    for (let i = 1; i <= 210; i++) model.push({ id: i, sensorPk: 1, valueAt: (i * 37) % 211, value: i });
+    // Rows of so many readings are left as they are.
+    for (const from of [0, 70, 140]) {
+      await writer.submit(() => {
+        for (const { sensorPk, valueAt, value } of model.slice(from, from + 70))
+          readings.append(sensorPk, valueAt, value);
+      });
     }
     const count = () => sqlite.prepare<[], number>("SELECT coalesce(sum(count), 0) FROM blocks").pluck().get();
-    for (const sealed of [7, 14, 21]) {
+    for (const sealed of [30, 60, 70]) {
       const failing = writer.submit(() => {
-        readings.seal(60, 7);
+        readings.seal(210, 30);
         throw new Error("taken back");
       });
       await rejects(failing, { message: "taken back" });
-      same(readings.page({ sensorPk: 1, from: 0, before: { at: 61, id: 0 }, limit: 100 }), model.toSorted(newestFirst));
-      expect(await writer.submit(() => readings.seal(60, 7))).toBe(true);
+      same(
+        readings.page({ sensorPk: 1, from: 0, before: { at: 211, id: 0 }, limit: 1_000 }),
+        model.toSorted(newestFirst),
+      );
+      expect(await writer.submit(() => readings.seal(210, 30))).toBe(true);
       expect(count()).toBe(sealed);
-      sqlite.close();
-      ({ sqlite, readings, writer } = openStore(path));
-      same(readings.after(0, 100), model);
-      same(readings.page({ sensorPk: 1, from: 0, before: { at: 61, id: 0 }, limit: 100 }), model.toSorted(newestFirst));
+      same(readings.after(0, 1_000), model);
+      // What a start at this moment would find.
+      const { sqlite: other, readings: found } = openStore(path);
+      same(found.after(0, 1_000), model);
+      same(found.page({ sensorPk: 1, from: 0, before: { at: 211, id: 0 }, limit: 1_000 }), model.toSorted(newestFirst));
+      other.close();
     }
   } finally {
     sqlite.close();
