@@ -100,7 +100,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     });
     started.push(() => store.close());
     const bus = createBus(log);
-    bus.on("reading.stored", () => counters.increment("readings.stored"));
+    bus.on("readings.stored", ({ count }) => counters.increment("readings.stored", count));
     const room = createRoom(config.database.min_free * megabyte);
     const domain = createDomain({
       store,

@@ -162,7 +162,7 @@ export const sections = {
       "when a write counts: `full`, when the disk has it; `normal`, which has it a second later; `relaxed`, some time",
     ),
     max_recent_readings: key(
-      integer(1_000, 10_000_000),
+      integer(1_000, 1_000_000),
       131_072,
       "readings kept in memory, 40 bytes each; beyond it the older half goes into compressed blocks",
     ),
@@ -288,7 +288,7 @@ export const sections = {
     max_retained_messages: key(integer(0, 1_000_000), 10_000, "retained messages"),
     max_retained_bytes: key(integer(0, 1_024 * megabyte), 16 * megabyte, "bytes of retained messages"),
     resend_window: key(
-      integer(256, 1_000_000),
+      integer(256, 500_000),
       10_000,
       "readings without value_at for which a resend is still recognised",
     ),

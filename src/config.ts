@@ -145,6 +145,9 @@ function resolve(settings: Settings, mistakes: string[]): Config {
     mistakes.push("tls.certificate and tls.key go together: set both or neither");
   if (mqtt.max_packet_bytes < mqtt.max_payload_bytes + maxHeaderBytes)
     mistakes.push(`mqtt.max_packet_bytes must be ${maxHeaderBytes} more than mqtt.max_payload_bytes, or larger`);
+  // Resends are known by what is kept with the readings in memory, of which half may just have been sealed.
+  if (database.max_recent_readings < 2 * mqtt.resend_window)
+    mistakes.push("database.max_recent_readings must be twice mqtt.resend_window, or larger");
   if (mistakes.length > 0) throw new StartError(mistakes.join("\n"), 2);
   return {
     ...settings,

@@ -207,6 +207,10 @@ describe("a mistake", () => {
       "config.toml: mqtt.device_check_interval must be a whole number from 1 to 86400",
     ],
     ["[mqtt]\nusername = 'device'", "mqtt.username and mqtt.password go together: set both or neither"],
+    [
+      "[database]\nmax_recent_readings = 1000",
+      "database.max_recent_readings must be twice mqtt.resend_window, or larger",
+    ],
     ["[tls]\ncertificate = 'a.pem'", "tls.certificate and tls.key go together: set both or neither"],
     ["[tls]\nkey = 'a.pem'", "tls.certificate and tls.key go together: set both or neither"],
     ["[tls]\nkey = ''", "config.toml: tls.key must not be empty"],

@@ -25,6 +25,8 @@ export interface Ctx {
   /** Whether there is room for more readings (see core/disk). */
   hasRoom: () => boolean;
   emit: Emit;
+  /** Whether anybody listens for an event: some come by the thousand. */
+  isHeard: Bus["isHeard"];
   log: Log;
   actor: Actor;
 }
@@ -107,12 +109,23 @@ export function createDomain({
   onDamage,
 }: DomainOptions): Domain {
   const { db, readings, sources, writer } = store;
-  const open = (actor: Actor, emit: Emit): Ctx => ({ db, readings, sources, now, hasRoom, emit, log, actor });
+  const open = (actor: Actor, emit: Emit): Ctx => ({
+    db,
+    readings,
+    sources,
+    now,
+    hasRoom,
+    emit,
+    isHeard: bus.isHeard,
+    log,
+    actor,
+  });
   const explainDamage = createDamageWatch(log, onDamage);
   const explain = (error: unknown): unknown => {
     if (error instanceof NoRoomError) onRefusal?.();
     return explainDamage(error);
   };
+  store.onStored((count) => bus.emit("readings.stored", { count }));
   const scope: Scope = {
     ctx: open({ kind: "device" }, (name, event) => {
       const work = scope.current as Work;

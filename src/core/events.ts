@@ -5,6 +5,9 @@ import type { StatusWord } from "./status.ts";
 // the store, never from here.
 
 export interface EventMap {
+  /** Once a commit, with the number of readings that it has stored. */
+  "readings.stored": { count: number };
+  /** Of each of them, where anybody listens. */
   "reading.stored": { readingId: number; deviceId: string; sensorId: string; valueAt: number; value: number };
   /** `deviceId` is the id that /v1 shows. */
   "device.status": { deviceId: string; status: StatusWord; lastSeen: string | null };
@@ -32,6 +35,8 @@ export type Emit = <K extends EventName>(name: K, event: EventMap[K]) => void;
 
 export interface Bus {
   emit: Emit;
+  /** Whether anybody listens. */
+  isHeard(name: EventName): boolean;
   /** Returns the function that takes the listener away. */
   on<K extends EventName>(name: K, listener: (event: EventMap[K]) => void): () => void;
 }
@@ -49,6 +54,7 @@ export function createBus(log: Log): Bus {
         }
       }
     },
+    isHeard: (name) => (listeners.get(name)?.size ?? 0) > 0,
     on(name, listener) {
       const set = listeners.get(name) ?? new Set();
       listeners.set(name, set.add(listener));

@@ -2,7 +2,7 @@ import { crc32 } from "node:zlib";
 import { Work, type Ctx, type Domain } from "./ctx.ts";
 import { DoubtError } from "./errors.ts";
 import type { Identity } from "./identities.ts";
-import { recordReading, type Recorded } from "./readings.ts";
+import { recordReading } from "./readings.ts";
 
 // The way of readings that devices send: stored together with what else comes, and each exactly once.
 //
@@ -23,8 +23,8 @@ export interface Submission {
   isMarkedDup: boolean;
 }
 
-/** What became of a reading. `deviceId`: the UUID of the device that has spoken. */
-export type Outcome = { kind: "stored" | "resend"; deviceId: string | undefined } | { kind: "unknown" | "forbidden" };
+/** What became of a reading. `deviceId`: the UUID of the device that has spoken; `undefined`: it is not known here. */
+export type Outcome = { isResend: boolean; deviceId: string | undefined } | "unknown" | "forbidden";
 
 export interface Intake {
   /**
@@ -44,11 +44,8 @@ export const fingerprintMessage = (clientSum: number, messageId: number, payload
 /** What a client's name contributes to the fingerprints of its messages. */
 export const sumClientId = (clientId: string): number => crc32(clientId);
 
-const unknown: Outcome = { kind: "unknown" };
-const forbidden: Outcome = { kind: "forbidden" };
-
 /** The resend of a reading that is in the store, of whatever device. */
-const stored: Outcome = { kind: "resend", deviceId: undefined };
+const stored: Outcome = { isResend: true, deviceId: undefined };
 
 type Done = (error: unknown, outcome: Outcome | undefined) => void;
 
@@ -70,10 +67,7 @@ class Arrival extends Work {
   }
 
   protected override apply(ctx: Ctx): void {
-    const recorded = recordReading(ctx, this.reading, this.reading);
-    if (recorded === "unknown") this.outcome = unknown;
-    else if (recorded === "forbidden") this.outcome = forbidden;
-    else this.outcome = toOutcome(recorded);
+    this.outcome = recordReading(ctx, this.reading, this.reading);
   }
 
   protected override finish(error: unknown): void {
@@ -82,8 +76,6 @@ class Arrival extends Work {
     if (this.again !== undefined) for (const done of this.again) done(error, this.outcome);
   }
 }
-
-const toOutcome = ({ deviceId, isResend }: Recorded): Outcome => ({ kind: isResend ? "resend" : "stored", deviceId });
 
 /** A reading that is known to be stored. It is answered in its turn: acknowledgements go out in the order of messages. */
 class Known extends Work {

@@ -62,7 +62,8 @@ export function recordReading(
   if (known !== undefined) return { id: known, deviceId: device.id, isResend: true };
   const at = valueAt ?? ctx.now();
   const id = ctx.readings.append(sensorPk, at, value, fingerprint);
-  ctx.emit("reading.stored", { readingId: id, deviceId: device.displayId, sensorId, valueAt: at, value });
+  if (ctx.isHeard("reading.stored"))
+    ctx.emit("reading.stored", { readingId: id, deviceId: device.displayId, sensorId, valueAt: at, value });
   return { id, deviceId: device.id, isResend: false };
 }
 

@@ -1,4 +1,4 @@
-import type { Bus } from "../core/events.ts";
+import type { Bus, EventMap } from "../core/events.ts";
 import { DomainError } from "../core/errors.ts";
 import { formatInstant } from "../core/time.ts";
 import type { Counters } from "../counters.ts";
@@ -71,6 +71,7 @@ export function createLive({ bus, counters, maxClients }: LiveOptions): Live {
     audiences.set(wanted, audience);
     audience.clients.add(client);
     count += 1;
+    stopListening ??= bus.on("reading.stored", broadcastReading);
   }
 
   function leave(wanted: string | undefined, client: LiveClient): void {
@@ -78,12 +79,14 @@ export function createLive({ bus, counters, maxClients }: LiveOptions): Live {
     if (audience?.clients.delete(client) !== true) return;
     if (audience.clients.size === 0) audiences.delete(wanted);
     count -= 1;
+    if (count > 0) return;
+    stopListening?.();
+    stopListening = undefined;
   }
 
   const everybody = (): LiveClient[] => [...audiences.values()].flatMap(({ clients }) => [...clients]);
 
-  bus.on("reading.stored", ({ readingId, deviceId, sensorId, valueAt, value }) => {
-    if (count === 0) return;
+  const broadcastReading = ({ readingId, deviceId, sensorId, valueAt, value }: EventMap["reading.stored"]): void =>
     broadcast("reading", deviceId, {
       id: readingId,
       deviceId,
@@ -91,7 +94,8 @@ export function createLive({ bus, counters, maxClients }: LiveOptions): Live {
       timestamp: formatInstant(valueAt),
       value,
     });
-  });
+  /** Takes the listener away again: where nobody listens, nobody tells of each reading. */
+  let stopListening: (() => void) | undefined;
   bus.on("device.status", (data) => broadcast("status", data.deviceId, data));
   bus.on("alert", ({ event, deviceId, data }) => broadcast(event, deviceId, data));
 

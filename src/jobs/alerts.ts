@@ -45,7 +45,7 @@ export function startAlerts({ domain, bus, log, now }: AlertOptions): Job {
       await domain.commit(system, (ctx) => evaluateTime(ctx, startedAt));
     },
   });
-  const unsubscribe = bus.on("reading.stored", () => {
+  const unsubscribe = bus.on("readings.stored", () => {
     gathering ??= setTimeout(() => {
       gathering = undefined;
       job.wake();

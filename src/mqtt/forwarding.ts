@@ -29,6 +29,9 @@ export interface Forwarding {
 
 /** A message that has not been acknowledged yet. */
 interface Turn {
+  client: Client;
+  /** Those of its connection, in order of arrival. */
+  turns: Turn[];
   packet: PublishPacket;
   done: (error?: Error | null) => void;
   /** `undefined` until it may be acknowledged, or is refused with an error. */
@@ -63,8 +66,22 @@ export function createForwarding(options: ForwardingOptions): Forwarding {
     return turns;
   }
 
+  /** What a message owes to others is stored before it is acknowledged. */
+  function accept(turn: Turn): void {
+    const owed = persistence.accept(turn.packet);
+    if (owed === undefined) settle(turn, null);
+    // Where it was not stored there is no PUBACK, and the connection closes: the device keeps the message and sends it again.
+    else
+      owed.then(
+        () => settle(turn, null),
+        (error: Error) => settle(turn, error),
+      );
+  }
+
   /** Acknowledgements go out in the order of arrival, also within one commit and of what need not wait [MQTT-4.6.0-2]. */
-  function goOn(client: Client, turns: Turn[]): void {
+  function settle(turn: Turn, outcome: Error | null): void {
+    turn.outcome = outcome;
+    const { client, turns } = turn;
     for (let first = turns[0]; first?.outcome !== undefined; first = turns[0]) {
       turns.shift();
       // Aedes drops what it cannot acknowledge any more.
@@ -86,29 +103,22 @@ export function createForwarding(options: ForwardingOptions): Forwarding {
       }
       if (isWill) return done(null);
       const turns = turnsOf(client);
-      const turn: Turn = { packet, done, outcome: undefined };
+      const turn: Turn = { client, turns, packet, done, outcome: undefined };
       turns.push(turn);
-      const settle = (outcome: Error | null): void => {
-        turn.outcome = outcome;
-        goOn(client, turns);
-      };
-      const accept = (): void => {
-        const owed = isAllowed ? persistence.accept(packet) : undefined;
-        // Where it was not stored there is no PUBACK, and the connection closes: the device keeps the message and sends it again.
-        if (owed === undefined) settle(null);
-        else owed.then(() => settle(null), settle);
-      };
       try {
         const isIngested =
           isAllowed &&
           ingest(speaker, packet as InboundPublish, (error, deviceId) => {
-            if (error !== null) return settle(error);
+            if (error !== null) return settle(turn, error);
             if (deviceId === false) withhold(packet);
             else if (deviceId !== undefined) speakers.set(deviceId, client.id);
             // Only now is it known whether it is to go any further.
-            return accept();
+            return accept(turn);
           });
-        if (!isIngested) accept();
+        if (!isIngested) {
+          if (isAllowed) accept(turn);
+          else settle(turn, null);
+        }
       } catch (error) {
         // Whoever called answers this one; it must not hold up those behind it.
         turns.splice(turns.indexOf(turn), 1);

@@ -100,20 +100,12 @@ export function createIngest({
   }
 
   function noteOutcome(outcome: Outcome, sensorId: string, clientId: string): Spoken {
-    switch (outcome.kind) {
-      case "stored":
-        counters.increment("mqtt.readings");
-        return outcome.deviceId;
-      case "resend":
-        counters.increment("mqtt.resends");
-        return outcome.deviceId;
-      case "unknown":
-        reject("unknown_sensor", clientId, sensorId);
-        return undefined;
-      default:
-        reject("forbidden", clientId, sensorId);
-        return false;
+    if (typeof outcome === "object") {
+      counters.increment(outcome.isResend ? "mqtt.resends" : "mqtt.readings");
+      return outcome.deviceId;
     }
+    reject(outcome === "unknown" ? "unknown_sensor" : outcome, clientId, sensorId);
+    return outcome === "unknown" ? undefined : false;
   }
 
   async function takeResponse(

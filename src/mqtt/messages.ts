@@ -96,7 +96,9 @@ const announcementSchema = v.object({
 
 function parseObject(payload: Uint8Array): Record<string, unknown> | undefined {
   if (!isUtf8(payload)) return undefined;
-  const value = parseJson(Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString("utf8"));
+  const bytes =
+    payload instanceof Buffer ? payload : Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength);
+  const value = parseJson(bytes.toString());
   return typeof value === "object" && value !== null && !Array.isArray(value)
     ? (value as Record<string, unknown>)
     : undefined;

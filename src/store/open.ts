@@ -22,6 +22,8 @@ export interface Store {
   /** The store's file, absolute. */
   path: string;
   durability: Durability;
+  /** Has `listener` called after each commit that has stored readings, with their number. */
+  onStored(listener: (count: number) => void): void;
   /** True where the store answers a query and its last commit went through. */
   isHealthy(): boolean;
   /** Settles what was submitted, brings the write-ahead log into the store's file and lets go of both. */
@@ -87,6 +89,8 @@ export function openStore({
     const readings = createReadings(sqlite, { maxRecent: maxRecentReadings });
     const sources = createSources(sqlite);
     const wal = openWal(`${path}-wal`, durability, { log, counters });
+    let toldId = readings.lastId();
+    let onStored = (_count: number): void => undefined;
     const writer = createWriter(sqlite, {
       maxPending: maxPendingWrites,
       participant: {
@@ -94,6 +98,12 @@ export function openStore({
         undo(mark) {
           readings.undo(mark);
           sources.forget();
+        },
+        announce() {
+          const count = readings.lastId() - toldId;
+          if (count === 0) return;
+          toldId += count;
+          onStored(count);
         },
       },
       sync: wal.sync,
@@ -108,6 +118,7 @@ export function openStore({
       writer,
       path,
       durability,
+      onStored: (listener) => void (onStored = listener),
       isHealthy() {
         if (!sqlite.open || !writer.isHealthy()) return false;
         try {

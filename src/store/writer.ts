@@ -47,6 +47,8 @@ export interface Participant {
   beforeCommit(): void;
   /** The transaction is committed. */
   settle(): void;
+  /** What has been committed counts, and everybody who waited has been told. */
+  announce?(): void;
 }
 
 export interface WriterOptions {
@@ -149,6 +151,7 @@ export function createWriter(
     healthy = true;
     counters.increment("store.commits");
     for (let i = 0; i < jobs.length; i++) tell(jobs[i] as Job, failures[i]?.error);
+    participant?.announce?.();
   }
 
   /** Whatever one does when it hears of it, the others are told too. */

@@ -154,6 +154,7 @@ test(
       TMPDIR: folder,
       // So few that kills come while readings are moved into blocks, too.
       LAMBDAIOT_DATABASE_MAX_RECENT_READINGS: "1000",
+      LAMBDAIOT_MQTT_RESEND_WINDOW: "500",
       LAMBDAIOT_SERVER_PORT: new URL(gateway.url).port,
       LAMBDAIOT_MQTT_PORT: new URL(gateway.mqttUrl).port,
     };
