@@ -101,7 +101,11 @@ export async function startGateway(
     };
     child.stdout.on("data", take);
     child.stderr.on("data", take);
-    child.once("exit", () => reject(new Error(`the gateway ended:\n${output}`)));
+    child.once("exit", (code) => {
+      reject(new Error(`the gateway ended:\n${output}`));
+      // Amid a measurement nobody hears of that; what it has said tells why.
+      if (code !== 0 && code !== null) console.error(`the gateway ended with ${code}:\n${output}`);
+    });
   });
   return { ...endWith(child), url: `http://127.0.0.1:${http}`, httpPort: Number(http), mqttPort: Number(mqtt) };
 }
