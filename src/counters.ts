@@ -156,6 +156,7 @@ export const counterTable = {
   "store.commits": { help: "Transactions committed and synced to the disk" },
   "store.commits_failed": { help: "Transactions that failed; nothing of them was acknowledged" },
   "store.syncs_failed": { help: "Syncs that the disk failed, of what had been acknowledged (database.durability)" },
+  "store.checkpoints_failed": { help: "Times that the write-ahead log could not be carried into the store" },
   "store.damaged": { help: "Times that a damaged page of the store was met" },
   "store.busy": { help: "Times that a transaction waited for another program to let go of the store" },
   "store.writes_refused": { help: "Writes refused past database.max_pending_writes, or while the gateway stopped" },

@@ -7,6 +7,7 @@ import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
 import { loadAddon } from "./addon.ts";
 import { checkOrigin, migrate } from "./migrations.ts";
+import { createCheckpointer } from "./checkpoint.ts";
 import { createReadings, type Readings } from "./readings.ts";
 import { createSources, type Sources } from "./sources.ts";
 import { openWal, type Durability } from "./wal.ts";
@@ -89,6 +90,8 @@ export function openStore({
     const readings = createReadings(sqlite, { maxRecent: maxRecentReadings });
     const sources = createSources(sqlite);
     const wal = openWal(`${path}-wal`, durability, { log, counters });
+    const reader = open(path, { readonly: true });
+    const checkpointer = createCheckpointer({ sqlite, reader, path, syncWal: wal.syncNow, log, counters });
     let toldId = readings.lastId();
     let onStored = (_count: number): void => undefined;
     const writer = createWriter(sqlite, {
@@ -107,6 +110,7 @@ export function openStore({
         },
       },
       sync: wal.sync,
+      carryOver: checkpointer.carryOver,
       log,
       counters,
     });
@@ -133,6 +137,7 @@ export function openStore({
         if (!sqlite.open) return;
         await writer.close();
         wal.close();
+        reader.close();
         try {
           sqlite.pragma("wal_checkpoint(TRUNCATE)");
         } catch (error) {
@@ -140,6 +145,7 @@ export function openStore({
           log.warn("the write-ahead log could not be carried into the store", { error });
         }
         sqlite.close();
+        checkpointer.close();
         lock.close();
       },
     };
@@ -178,8 +184,6 @@ function setPragmas(sqlite: Database): void {
   sqlite.pragma("synchronous = NORMAL");
   // Rows never refer to something that is gone.
   sqlite.pragma("foreign_keys = ON");
-  // The log is carried into the store each 1,000 pages, about 4 MB: a restart has little to recover.
-  sqlite.pragma("wal_autocheckpoint = 1000");
   // A log that a long read had let grow is cut back to 16 MiB once it is carried over.
   sqlite.pragma(`journal_size_limit = ${16 * 1024 * 1024}`);
   // 16 MiB of pages in memory: the upper levels of every index, on a machine with 512 MB.

@@ -23,6 +23,8 @@ export const givenUp: Record<Durability, string | undefined> = {
 export interface Wal {
   /** Calls back when what was committed counts. */
   sync(done: (error: Error | null) => void): void;
+  /** Calls back when the disk has all of the log, whatever counts. */
+  syncNow(done: (error: Error | null) => void): void;
   close(): void;
 }
 
@@ -35,10 +37,11 @@ export function openWal(
   { log, counters }: { log: Log; counters: Counters },
 ): Wal {
   const file = openSync(path, "r+");
+  const syncNow = (done: (error: Error | null) => void): void => fdatasync(file, done);
   let isDirty = false;
   let isClosed = false;
   if (durability === "full") {
-    return { sync: (done) => fdatasync(file, done), close: () => closeSync(file) };
+    return { sync: syncNow, syncNow, close: () => closeSync(file) };
   }
 
   function syncLater(): void {
@@ -59,6 +62,7 @@ export function openWal(
       isDirty = true;
       done(null);
     },
+    syncNow,
     // What is left is synced by the checkpoint that follows.
     close() {
       clearInterval(timer);

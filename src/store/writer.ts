@@ -57,6 +57,8 @@ export interface WriterOptions {
   participant?: Participant;
   /** Calls back when all that has been committed is on the disk. Absent: COMMIT itself waits for that. */
   sync?: (done: (error: Error | null) => void) => void;
+  /** What is to be done between two transactions; the next one begins when it calls back. */
+  carryOver?: (done: () => void) => void;
   log: Log;
   counters: Counters;
 }
@@ -78,7 +80,7 @@ type Failure = { error: unknown } | undefined;
 
 export function createWriter(
   sqlite: Database,
-  { maxPending, participant, sync = (done) => done(null), log, counters }: WriterOptions,
+  { maxPending, participant, sync = (done) => done(null), carryOver = (done) => done(), log, counters }: WriterOptions,
 ): Writer {
   const begin = sqlite.prepare("BEGIN IMMEDIATE");
   const commit = sqlite.prepare("COMMIT");
@@ -139,11 +141,12 @@ export function createWriter(
       if (error === null) {
         commitMs += (performance.now() - startedAt - commitMs) * averageWeight;
         settle(jobs, failures);
+        carryOver(next);
       } else {
         isInDoubt = true;
         fail(jobs, error, DoubtError);
+        next();
       }
-      next();
     });
   }
 
@@ -164,7 +167,7 @@ export function createWriter(
   }
 
   /** @throws SQLITE_BUSY while somebody reads what the log holds: SQLite itself says so in its answer alone. */
-  function carryOver(): void {
+  function resolveDoubt(): void {
     const [answer] = sqlite.pragma("wal_checkpoint(TRUNCATE)") as [{ busy: number }];
     if (answer.busy !== 0) throw new Sqlite.SqliteError("the log is being read", "SQLITE_BUSY");
   }
@@ -174,7 +177,7 @@ export function createWriter(
     try {
       if (isInDoubt) {
         // Carries all of the log into the store and waits for the disk: whatever it had missed, it has then.
-        carryOver();
+        resolveDoubt();
         isInDoubt = false;
       }
       begin.run();
