@@ -94,6 +94,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
       path: config.database.path,
       maxPendingWrites: config.database.max_pending_writes,
       durability: config.database.durability,
+      maxWalBytes: config.database.max_wal * 1024 * 1024,
       maxRecentReadings: config.database.max_recent_readings,
       log,
       counters,

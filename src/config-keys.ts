@@ -166,6 +166,11 @@ export const sections = {
       131_072,
       "readings kept in memory, 40 bytes each; beyond it the older half goes into compressed blocks",
     ),
+    max_wal: key(
+      integer(1, 1_024),
+      16,
+      "megabytes of changes that gather in the write-ahead log before they are carried into the store's file",
+    ),
     max_pending_writes: key(
       integer(100, 10_000_000),
       100_000,

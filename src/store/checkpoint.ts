@@ -27,13 +27,13 @@ export interface CheckpointerOptions {
   reader: Database;
   path: string;
   /** Calls back when the log is on the disk. */
+  /** How long the log may become, about. */
+  maxWalBytes: number;
   syncWal: (done: (error: Error | null) => void) => void;
   log: Log;
   counters: Counters;
 }
 
-/** About 4 MB: a restart has little to recover. */
-const maxPages = 1_000;
 /** How long the log is is looked up so often, in commits. */
 const lookEvery = 16;
 
@@ -41,6 +41,7 @@ export function createCheckpointer({
   sqlite,
   reader,
   path,
+  maxWalBytes,
   syncWal,
   log,
   counters,
@@ -52,6 +53,7 @@ export function createCheckpointer({
   const hold = reader.prepare("BEGIN");
   const read = reader.prepare("SELECT 1 FROM sqlite_schema LIMIT 1");
   const letGo = reader.prepare("COMMIT");
+  const maxPages = maxWalBytes / (sqlite.pragma("page_size", { simple: true }) as number);
   let commits = 0;
 
   function copy(): void {

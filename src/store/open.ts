@@ -36,6 +36,8 @@ export interface StoreOptions {
   maxPendingWrites: number;
   /** Readings that wait in memory before the older half of them is sealed; by default 131,072. */
   maxRecentReadings?: number;
+  /** How long the write-ahead log becomes before it is carried into the store; by default 16 MiB. */
+  maxWalBytes?: number;
   /** Default `full`. */
   durability?: Durability;
   log: Log;
@@ -54,6 +56,7 @@ export function openStore({
   path: givenPath,
   maxPendingWrites,
   maxRecentReadings = 131_072,
+  maxWalBytes = 16 * 1024 * 1024,
   durability = "full",
   log,
   counters,
@@ -91,7 +94,7 @@ export function openStore({
     const sources = createSources(sqlite);
     const wal = openWal(`${path}-wal`, durability, { log, counters });
     const reader = open(path, { readonly: true });
-    const checkpointer = createCheckpointer({ sqlite, reader, path, syncWal: wal.syncNow, log, counters });
+    const checkpointer = createCheckpointer({ sqlite, reader, path, maxWalBytes, syncWal: wal.syncNow, log, counters });
     let toldId = readings.lastId();
     let onStored = (_count: number): void => undefined;
     const writer = createWriter(sqlite, {
@@ -184,8 +187,8 @@ function setPragmas(sqlite: Database): void {
   sqlite.pragma("synchronous = NORMAL");
   // Rows never refer to something that is gone.
   sqlite.pragma("foreign_keys = ON");
-  // A log that a long read had let grow is cut back to 16 MiB once it is carried over.
-  sqlite.pragma(`journal_size_limit = ${16 * 1024 * 1024}`);
+  // A log that a long read had let grow is cut back to 32 MiB once it is carried over.
+  sqlite.pragma(`journal_size_limit = ${32 * 1024 * 1024}`);
   // 16 MiB of pages in memory: the upper levels of every index, on a machine with 512 MB.
   sqlite.pragma("cache_size = -16384");
   // Sorting never writes beside the store.

@@ -33,6 +33,7 @@ const heard: { event: string; data: Record<string, unknown> }[] = [];
 const env = {
   TMPDIR: folder,
   LAMBDAIOT_DATABASE_PATH: join(disk, "lambdaiot.db"),
+  LAMBDAIOT_DATABASE_MAX_WAL: "4",
   LAMBDAIOT_DATABASE_MIN_FREE: "8",
   LAMBDAIOT_SERVER_RATE_LIMIT_BURST: "100000",
 };
