@@ -88,6 +88,9 @@ export async function startGateway(
       LAMBDAIOT_SERVER_PORT: "0",
       LAMBDAIOT_MQTT_PORT: "0",
       LAMBDAIOT_DATABASE_PATH: `${folder}/lambdaiot.db`,
+      // What is measured is a year of readings that end on a fixed day, however long ago that is.
+      LAMBDAIOT_RETENTION_RAW_DAYS: "0",
+      LAMBDAIOT_RETENTION_ROLLUP_DAYS: "0",
       ...env,
     },
     stdio: ["ignore", "pipe", "pipe"],
