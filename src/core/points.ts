@@ -120,7 +120,7 @@ const listNewest = (
   ctx: Ctx,
   {
     sensorPk,
-    from = Number.MIN_SAFE_INTEGER,
+    from = firstInstant,
     to = Number.MAX_SAFE_INTEGER,
   }: { sensorPk: number; from?: number | undefined; to?: number | undefined },
   limit: number,

@@ -1,5 +1,6 @@
 import { asc, eq, gt } from "drizzle-orm";
 import { sensors } from "../store/schema.ts";
+import { firstInstant } from "../store/sources.ts";
 import type { Ctx } from "./ctx.ts";
 import { prepareOnce } from "./prepared.ts";
 import { floorTo, readWatermark, rollupWidths } from "./rollups.ts";
@@ -39,8 +40,7 @@ const statements = prepareOnce(({ $client }) => ({
   pageBytes: $client.prepare<[], number>("PRAGMA page_size").pluck(),
 }));
 
-/** Before every instant. */
-export const firstInstant = Number.MIN_SAFE_INTEGER;
+export { firstInstant };
 
 /** A sensor's readings before this instant are out of reach; what its hours hold is to be had from the rollups alone. */
 export const readDroppedBefore = (ctx: Ctx, sensorPk: number): number =>

@@ -1,7 +1,7 @@
 import type { Ctx } from "./ctx.ts";
 import { DomainError } from "./errors.ts";
 import { roundSum } from "./exact-sum.ts";
-import { readDroppedBefore } from "./retention.ts";
+import { firstInstant, readDroppedBefore } from "./retention.ts";
 import { createBuckets, lengthOf, utc, type Buckets, type Interval, type Zone } from "./intervals.ts";
 import {
   addRollup,
@@ -51,10 +51,7 @@ interface Clipped {
 }
 
 /** The range cut down to where there is something; `undefined` where there is nothing. */
-function clip(
-  ctx: Ctx,
-  { sensorPk, from = Number.MIN_SAFE_INTEGER, to = Number.MAX_SAFE_INTEGER }: Range,
-): Clipped | undefined {
+function clip(ctx: Ctx, { sensorPk, from = firstInstant, to = Number.MAX_SAFE_INTEGER }: Range): Clipped | undefined {
   const droppedBefore = readDroppedBefore(ctx, sensorPk);
   const there = ctx.readings.bounds(sensorPk, from, to);
   const gone = from < droppedBefore ? hourBounds(ctx, sensorPk, from, Math.min(to, droppedBefore)) : undefined;

@@ -111,12 +111,6 @@ export function createBlocks(sqlite: Database): Blocks {
        min_id = :minId, max_id = :maxId, data = :data WHERE pk = :pk`,
   );
   const remove = sqlite.prepare<[pk: number]>("DELETE FROM blocks WHERE pk = ?");
-  const oldest = sqlite
-    .prepare<[sensorPk: number], [pk: number, count: number]>(
-      "SELECT pk, count FROM blocks WHERE sensor_pk = ? ORDER BY start_at, start_id LIMIT 1",
-    )
-    .raw();
-
   const first = sqlite
     .prepare<[sensorPk: number], FirstRow>(
       `SELECT pk, start_at, end_at, count, max_id FROM blocks WHERE sensor_pk = +?
@@ -210,16 +204,21 @@ export function createBlocks(sqlite: Database): Blocks {
   /** Puts readings in the place of a block, or beside the others. `isLast`: none of the sensor's come after them. */
   function write(sensorPk: number, pk: number | undefined, readings: Columns, isLast = false): void {
     ends.delete(sensorPk);
-    if (pk !== undefined) cache.delete(pk);
     if (readings.ids.length === 0) {
-      if (pk !== undefined) remove.run(pk);
+      if (pk !== undefined) drop(pk);
       return;
     }
+    if (pk !== undefined) cache.delete(pk);
     for (const [i, values] of split(readings, isLast).entries()) {
       if (i === 0 && pk !== undefined) update.run({ pk, ...values });
       else insert.run({ sensorPk, ...values });
       if (maxId !== undefined && values.maxId > maxId) maxId = values.maxId;
     }
+  }
+
+  function drop(pk: number): void {
+    remove.run(pk);
+    cache.delete(pk);
   }
 
   function merge(sensorPk: number, added: Columns): void {
@@ -321,11 +320,11 @@ export function createBlocks(sqlite: Database): Blocks {
     removeOf(sensorPk, limit) {
       let removed = 0;
       while (removed < limit) {
-        const row = oldest.get(sensorPk);
+        const row = first.get(sensorPk);
         if (row === undefined) break;
-        remove.run(row[0]);
-        cache.delete(row[0]);
-        removed += row[1];
+        const [pk, , , count] = row;
+        drop(pk);
+        removed += count;
       }
       ends.delete(sensorPk);
       return removed;
@@ -338,8 +337,7 @@ export function createBlocks(sqlite: Database): Blocks {
         const [pk, startAt, endAt, count, highestId] = row;
         if (startAt >= at || highestId > upToId) break;
         if (endAt < at) {
-          remove.run(pk);
-          cache.delete(pk);
+          drop(pk);
           removed.readings += count;
           removed.rows += 1;
           continue;

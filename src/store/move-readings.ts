@@ -1,6 +1,7 @@
 import type { Database } from "better-sqlite3";
 import { createBlocks } from "./blocks.ts";
 import { encodeArrivals, type Columns } from "./columns.ts";
+import { firstInstant } from "./sources.ts";
 
 /** A few blocks' worth, so that a store of any size is moved in the same memory. */
 const readingsPerStep = 16_384;
@@ -15,7 +16,7 @@ export function moveReadings(sqlite: Database): void {
     )
     .raw();
   for (const sensorPk of sqlite.prepare<[], number>("SELECT DISTINCT sensor_pk FROM readings").pluck().all()) {
-    let place = { at: Number.MIN_SAFE_INTEGER, id: 0 };
+    let place = { at: firstInstant, id: 0 };
     for (;;) {
       const rows = list.all({ sensorPk, ...place });
       const last = rows.at(-1);

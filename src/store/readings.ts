@@ -159,20 +159,6 @@ export function createReadings(
   const isSealingDue = (): boolean =>
     round !== undefined || tail.next() - tail.first() > maxRecent || rowsSince >= joinRows;
 
-  /** Where in a sensor's part of the tail the first reading is that does not come before the place. */
-  function placeInTail(ids: readonly number[], { at, id }: Place): number {
-    let low = 0;
-    let high = ids.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      const other = ids[middle] as number;
-      const otherAt = tail.timeOf(other);
-      if (otherAt < at || (otherAt === at && other < id)) low = middle + 1;
-      else high = middle;
-    }
-    return low;
-  }
-
   const fromTail = (sensorPk: number, id: number): StoredReading => ({
     id,
     sensorPk,
@@ -185,7 +171,7 @@ export function createReadings(
     const last = ids[ids.length - 1];
     // The usual case is that it is the newest of all.
     if (last !== undefined && tail.timeOf(last) >= valueAt) {
-      for (let i = placeInTail(ids, { at: valueAt, id: 0 }); i < ids.length; i++) {
+      for (let i = tail.placeOf(ids, valueAt, 0); i < ids.length; i++) {
         const id = ids[i] as number;
         if (tail.timeOf(id) !== valueAt) break;
         if (tail.valueOf(id) === value) return id;
@@ -201,7 +187,7 @@ export function createReadings(
     const rows: StoredReading[] = [];
     const ids = tail.ofSensor(sensorPk);
     let left = skip;
-    let i = placeInTail(ids, before) - 1;
+    let i = tail.placeOf(ids, before.at, before.id) - 1;
     let cursor: BlockCursor | undefined;
     const blocksEnd = blocks.endOf(sensorPk);
     while (rows.length < limit) {
@@ -329,7 +315,7 @@ export function createReadings(
     visit({ sensorPk, from, to, afterId = 0 }, each) {
       if (blocks.maxId() > afterId) blocks.visit(sensorPk, from, to, afterId, each);
       const ids = tail.ofSensor(sensorPk);
-      for (let i = placeInTail(ids, { at: from, id: 0 }); i < ids.length; i++) {
+      for (let i = tail.placeOf(ids, from, 0); i < ids.length; i++) {
         const id = ids[i] as number;
         const at = tail.timeOf(id);
         if (at >= to) break;
@@ -340,7 +326,7 @@ export function createReadings(
       const [newest] = page({ sensorPk, from, before: { at: to, id: 0 }, limit: 1 });
       if (newest === undefined) return undefined;
       const ids = tail.ofSensor(sensorPk);
-      const oldest = ids[placeInTail(ids, { at: from, id: 0 })];
+      const oldest = ids[tail.placeOf(ids, from, 0)];
       const inTail = oldest === undefined ? Infinity : tail.timeOf(oldest);
       return { first: Math.min(inTail, blocks.firstFrom(sensorPk, from)), last: newest.valueAt };
     },

@@ -30,7 +30,7 @@ export interface Sources {
 }
 
 /** Before every instant that a reading can have. */
-const firstInstant = Number.MIN_SAFE_INTEGER;
+export const firstInstant = Number.MIN_SAFE_INTEGER;
 
 /** More sensors than a gateway has; memory stays bounded whatever happens. */
 const maxKept = 20_000;

@@ -22,6 +22,8 @@ export interface Tail {
   /** A sensor's ids, ordered by time and then by id. Not to be changed. */
   ofSensor(sensorPk: number): readonly number[];
   sensors(): number[];
+  /** Where in a sensor's ids the first reading is that does not come before that time and id. */
+  placeOf(ids: readonly number[], valueAt: number, id: number): number;
   timeOf(id: number): number;
   valueOf(id: number): number;
   replace(id: number, valueAt: number, value: number): void;
@@ -67,7 +69,6 @@ export function createTail(firstId: number): Tail {
     fingerprints = copy(fingerprints, new Float64Array(capacity));
   }
 
-  /** Where in `ids` a reading of that time and id belongs. */
   function placeOf(ids: readonly number[], valueAt: number, id: number): number {
     let low = 0;
     let high = ids.length;
@@ -140,6 +141,7 @@ export function createTail(firstId: number): Tail {
     at,
     ofSensor,
     sensors: () => [...series.keys()],
+    placeOf,
     timeOf,
     valueOf,
     replace(id, valueAt, value) {
