@@ -3,6 +3,7 @@ import type { Log } from "../log.ts";
 import type { Db, Store } from "../store/open.ts";
 import type { Readings } from "../store/readings.ts";
 import type { Sources } from "../store/sources.ts";
+import { createTurns, type Steps } from "../steps.ts";
 import type { Job } from "../store/writer.ts";
 import { createDamageWatch } from "./damage.ts";
 import type { Bus, Emit, EventMap, EventName } from "./events.ts";
@@ -31,10 +32,15 @@ export interface Ctx {
   actor: Actor;
 }
 
-/** The domain's two doors. Verbs are synchronous; only the wait for the disk is not. */
+/** The domain's doors. Verbs are synchronous, or steps that are; only the wait for the disk, and for one's turn, is not. */
 export interface Domain {
   /** Runs a verb that only reads. */
   read<T>(actor: Actor, verb: (ctx: Ctx) => T): T;
+  /**
+   * {@link read} for a verb that takes more than a millisecond. Between two steps others read and write: a verb that needs
+   * all of one moment sees to it (see `ofOneMoment`).
+   */
+  readInSteps<T>(actor: Actor, verb: (ctx: Ctx) => Steps<T>): Promise<T>;
   /**
    * Runs a verb that writes in the next shared transaction. Settles after COMMIT; the verb's events are emitted then,
    * and only then. A verb may run twice (see Writer.submit): apart from the store it changes nothing.
@@ -109,6 +115,7 @@ export function createDomain({
   onDamage,
 }: DomainOptions): Domain {
   const { db, readings, sources, writer } = store;
+  const turns = createTurns();
   const open = (actor: Actor, emit: Emit): Ctx => ({
     db,
     readings,
@@ -142,6 +149,11 @@ export function createDomain({
       } catch (error) {
         throw scope.explain(error);
       }
+    },
+    async readInSteps(actor, verb) {
+      return await turns.run(verb(open(actor, emitNothing))).catch((error: unknown) => {
+        throw scope.explain(error);
+      });
     },
     async commit(actor, verb) {
       // Of the run that was committed: a verb may run twice.

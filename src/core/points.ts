@@ -1,4 +1,5 @@
 import { and, eq } from "drizzle-orm";
+import type { Steps } from "../steps.ts";
 import { sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { findPrimarySensor, type Sensor } from "./device-list.ts";
@@ -8,6 +9,7 @@ import type { Interval, Zone } from "./intervals.ts";
 import { requireAccess, spendRecords } from "./products.ts";
 import { recordReading } from "./readings.ts";
 import { firstInstant } from "./retention.ts";
+import { ofOneMoment } from "./moment.ts";
 import { aggregateRange, aggregateSeries, type Aggregation } from "./series.ts";
 import { maxAheadMs } from "./time.ts";
 
@@ -95,7 +97,7 @@ export interface DataQuery {
 const defaultLimit = 100;
 
 /** Raw points newest first; with `aggregation` one point, or with `interval` a series, oldest first. @throws {DomainError} */
-export function readData(ctx: Ctx, deviceId: string, query: DataQuery, atMost = Number.MAX_SAFE_INTEGER): Data {
+export function* readData(ctx: Ctx, deviceId: string, query: DataQuery, atMost = Number.MAX_SAFE_INTEGER): Steps<Data> {
   const device = getAnyDevice(ctx, deviceId);
   const sensor = chooseSensor(ctx, device, query.sensorId);
   if (sensor === undefined) return { device, unit: null, points: [], total: 0 };
@@ -103,14 +105,15 @@ export function readData(ctx: Ctx, deviceId: string, query: DataQuery, atMost = 
   const range = { sensorPk: sensor.pk, from, to };
   if (aggregation === undefined) {
     const kept = { ...range, from: Math.max(from ?? firstInstant, sensor.droppedBefore ?? firstInstant) };
-    const points = listNewest(ctx, kept, Math.min(limit ?? defaultLimit, atMost));
-    const [all] = aggregateRange(ctx, kept, "count");
-    return { device, unit: sensor.unit, points, total: all?.value ?? 0 };
+    return yield* ofOneMoment(ctx, sensor.pk, function* () {
+      const points = listNewest(ctx, kept, Math.min(limit ?? defaultLimit, atMost));
+      const [all] = yield* aggregateRange(ctx, kept, "count");
+      return { device, unit: sensor.unit, points, total: all?.value ?? 0 };
+    });
   }
-  const points =
-    interval === undefined
-      ? aggregateRange(ctx, range, aggregation)
-      : aggregateSeries(ctx, range, aggregation, interval, zone);
+  const points = yield* interval === undefined
+    ? aggregateRange(ctx, range, aggregation)
+    : aggregateSeries(ctx, range, aggregation, interval, zone);
   // A count of degrees is no degrees.
   const unit = aggregation === "count" ? null : sensor.unit;
   return { device, unit, points: points.slice(0, Math.min(limit ?? points.length, atMost)), total: points.length };
@@ -130,19 +133,19 @@ const listNewest = (
     .map(({ valueAt, value }) => ({ at: valueAt, value }));
 
 /**
- * {@link readData} for whoever bought it: what is returned is counted off in the same transaction, so that two readers at
- * once cannot have more than was bought. A page is cut to what is left. `isCounted` false: nobody gets to see it.
+ * Whether what was bought allows to read this, and how much of it.
+ * @throws {DomainError} see {@link requireAccess}
  */
-export function readBoughtData(
-  ctx: Ctx,
-  purchaseId: string,
-  deviceId: string,
-  query: DataQuery,
-  { isCounted }: { isCounted: boolean },
-): Data {
-  const device = getAnyDevice(ctx, deviceId);
-  const left = requireAccess(ctx, purchaseId, device.pk, { isAggregate: query.aggregation !== undefined });
-  const data = readData(ctx, deviceId, query, left);
-  if (isCounted) spendRecords(ctx, purchaseId, data.points.length);
-  return data;
+export const openBoughtData = (ctx: Ctx, purchaseId: string, deviceId: string, query: DataQuery): number =>
+  requireAccess(ctx, purchaseId, getAnyDevice(ctx, deviceId).pk, { isAggregate: query.aggregation !== undefined });
+
+/**
+ * Counts off what was read for whoever bought it, before they get to see it: what two readers at once have read is cut to
+ * what was bought, since somebody else may have come between.
+ */
+export function spendOnData(ctx: Ctx, purchaseId: string, data: Data, query: DataQuery): Data {
+  const left = openBoughtData(ctx, purchaseId, data.device.id, query);
+  const points = data.points.slice(0, left);
+  spendRecords(ctx, purchaseId, points.length);
+  return { ...data, points };
 }

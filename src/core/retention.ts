@@ -101,6 +101,7 @@ export function sweepStep(ctx: Ctx, { policy, before, upToId }: Sweep, afterPk: 
       // To ask costs less than to remove nothing.
       if (rowsLeft <= 0 || oldRollup.get(width, pk, rollupLimit) === undefined) continue;
       const { changes } = trimRollups.run(width, pk, rollupLimit, rowsLeft * rollupsPerRow);
+      ctx.readings.noteRevision(pk);
       step.rollups += changes;
       rowsLeft -= Math.ceil(changes / rollupsPerRow);
     }

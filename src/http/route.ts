@@ -5,6 +5,7 @@ import type { Ctx, Domain } from "../core/ctx.ts";
 import { DomainError } from "../core/errors.ts";
 import { parseJson } from "../core/json.ts";
 import { describeIssue } from "../core/schemas.ts";
+import type { Steps } from "../steps.ts";
 import type { Access, Authenticate, Caller } from "./auth.ts";
 
 // One way for every route of either dialect: authenticate, validate, call the handler, render, and keep the route for
@@ -19,6 +20,7 @@ export interface Call extends Caller {
   /** Ends the connection without another word: for a stream that nobody reads. */
   cutOff(): void;
   read<T>(verb: (ctx: Ctx) => T): T;
+  readInSteps<T>(verb: (ctx: Ctx) => Steps<T>): Promise<T>;
   commit<T>(verb: (ctx: Ctx) => T): Promise<T>;
 }
 
@@ -59,7 +61,7 @@ export interface RouteSpec<
   handle(
     call: Call,
     input: { params: Out<P>; query: Out<Q>; body: Out<B> },
-  ): v.InferInput<R> | Uint8Array | Promise<v.InferInput<R>>;
+  ): v.InferInput<R> | Uint8Array | Promise<v.InferInput<R> | Uint8Array>;
 }
 
 /** A route whose types have done their work. */
@@ -130,6 +132,7 @@ const openCall = ({ actor, peer, claims }: Caller, c: Context, domain: Domain): 
   isHead: c.req.method === "HEAD",
   cutOff: () => void (c.env as { outgoing: ServerResponse }).outgoing.destroy(),
   read: (verb) => domain.read(actor, verb),
+  readInSteps: (verb) => domain.readInSteps(actor, verb),
   commit: (verb) => domain.commit(actor, verb),
 });
 

@@ -1,5 +1,6 @@
 import type { Database } from "better-sqlite3";
 import { decodeColumns, emptyColumns, encodeColumns, type Columns } from "./columns.ts";
+import type { Steps } from "../steps.ts";
 import type { Bound, Place, Removed, StoredReading } from "./readings.ts";
 
 // Sealed readings. A block holds consecutive readings of one sensor in the order (value_at, id), compressed, as many as
@@ -36,13 +37,13 @@ export interface Blocks {
   find(id: number): StoredReading | undefined;
   /** From the newest reading before a place. */
   openCursor(sensorPk: number, before: Place): BlockCursor;
+  /** The readings in [from, to), block by block. */
   visit(
     sensorPk: number,
     from: number,
     to: number,
-    afterId: number,
     each: (value: number, valueAt: number, id: number) => void,
-  ): void;
+  ): Steps<void>;
   /** The first instant from `from` on; Infinity where there is none. */
   firstFrom(sensorPk: number, from: number): number;
   /** Readings with ids in [from, to), of all sensors, in no order. */
@@ -68,7 +69,8 @@ interface End {
   at: number;
 }
 
-export function createBlocks(sqlite: Database): Blocks {
+/** `onChange` is told of each sensor whose blocks change. */
+export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => void = () => undefined): Blocks {
   const columns = "pk, start_at, start_id, data";
   const below = sqlite
     .prepare<[sensorPk: number, at: number, id: number], BlockRow>(
@@ -201,9 +203,14 @@ export function createBlocks(sqlite: Database): Blocks {
     return undefined;
   }
 
+  function noteChange(sensorPk: number): void {
+    ends.delete(sensorPk);
+    onChange(sensorPk);
+  }
+
   /** Puts readings in the place of a block, or beside the others. `isLast`: none of the sensor's come after them. */
   function write(sensorPk: number, pk: number | undefined, readings: Columns, isLast = false): void {
-    ends.delete(sensorPk);
+    noteChange(sensorPk);
     if (readings.ids.length === 0) {
       if (pk !== undefined) drop(pk);
       return;
@@ -264,14 +271,15 @@ export function createBlocks(sqlite: Database): Blocks {
       return { id, sensorPk: row[0], valueAt: block.times[i] as number, value: block.values[i] as number };
     },
     openCursor,
-    visit(sensorPk, from, to, afterId, each) {
+    *visit(sensorPk, from, to, each) {
       if (endOf(sensorPk).at < from) return;
       for (const row of blocksIn(sensorPk, from, to)) {
         const { ids, times, values } = decodeColumns(row[3]); // a sweep would drive the others out of the cache
         for (let i = 0; i < ids.length; i++) {
           const at = times[i] as number;
-          if (at >= from && at < to && (ids[i] as number) > afterId) each(values[i] as number, at, ids[i] as number);
+          if (at >= from && at < to) each(values[i] as number, at, ids[i] as number);
         }
+        yield;
       }
     },
     firstFrom(sensorPk, from) {
@@ -326,7 +334,7 @@ export function createBlocks(sqlite: Database): Blocks {
         drop(pk);
         removed += count;
       }
-      ends.delete(sensorPk);
+      noteChange(sensorPk);
       return removed;
     },
     removeBefore(sensorPk, { at, upToId }, limit) {
@@ -349,7 +357,7 @@ export function createBlocks(sqlite: Database): Blocks {
         removed.rows += rowsPerCut;
         break;
       }
-      if (removed.rows > 0) ends.delete(sensorPk);
+      if (removed.rows > 0) noteChange(sensorPk);
       return removed;
     },
     firstEnd: () => firstEnd.get() ?? undefined,

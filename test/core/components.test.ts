@@ -9,6 +9,7 @@ import {
 } from "../../src/core/components.ts";
 import { createReading, listReadings } from "../../src/core/readings.ts";
 import { addComponent, addDevice, collect, countRows, openTestStore, start, type TestStore } from "../support/store.ts";
+import { runToEnd } from "../../src/steps.ts";
 
 let t: TestStore;
 beforeEach(() => (t = openTestStore()) && undefined);
@@ -107,5 +108,7 @@ test("a sensor that moves takes its readings along", async () => {
   await t.commit((ctx) => createReading(ctx, { sensorId: id, value: 21.5 }));
   const target = await t.commit((ctx) => addDevice(ctx));
   await t.commit((ctx) => updateComponent(ctx, "sensor", id, { deviceId: target.id }));
-  expect(t.read((ctx) => listReadings(ctx, { sensorId: id, limit: 10, offset: 0 }))).toMatchObject([{ value: 21.5 }]);
+  expect(t.read((ctx) => runToEnd(listReadings(ctx, { sensorId: id, limit: 10, offset: 0 })))).toMatchObject([
+    { value: 21.5 },
+  ]);
 });

@@ -6,6 +6,7 @@ import { announceDevice, type Announcement } from "../../src/core/discovery.ts";
 import { deriveComponentId, deriveDeviceId } from "../../src/core/ids.ts";
 import { createReading, listReadings } from "../../src/core/readings.ts";
 import { addComponent, addDevice, openTestStore, start, type TestStore } from "../support/store.ts";
+import { runToEnd } from "../../src/steps.ts";
 
 const room = { maxDevices: 10_000 };
 const deviceId = deriveDeviceId("aabbccddeeff");
@@ -161,10 +162,10 @@ describe("a device that is known", () => {
       [sensorId, false],
     ]);
     expect(actors().map(({ isActive }) => isActive)).toEqual([false]);
-    expect(t.read((ctx) => listReadings(ctx, { sensorId, limit: 10, offset: 0 }))).toHaveLength(1);
+    expect(t.read((ctx) => runToEnd(listReadings(ctx, { sensorId, limit: 10, offset: 0 })))).toHaveLength(1);
     await announce(both);
     expect([...sensors(), ...actors()].map(({ isActive }) => isActive)).toEqual([true, true, true]);
-    expect(t.read((ctx) => listReadings(ctx, { sensorId, limit: 10, offset: 0 }))).toHaveLength(1);
+    expect(t.read((ctx) => runToEnd(listReadings(ctx, { sensorId, limit: 10, offset: 0 })))).toHaveLength(1);
   });
 
   test("brings back a sensor that a user has deleted, without its old readings", async () => {
@@ -174,7 +175,7 @@ describe("a device that is known", () => {
     await t.commit((ctx) => deleteComponent(ctx, "sensor", sensorId));
     await announce({ ...base, sensors: [{ name: "T" }] });
     expect(sensors()).toMatchObject([{ id: sensorId, isActive: true }]);
-    expect(t.read((ctx) => listReadings(ctx, { sensorId, limit: 10, offset: 0 }))).toEqual([]);
+    expect(t.read((ctx) => runToEnd(listReadings(ctx, { sensorId, limit: 10, offset: 0 })))).toEqual([]);
   });
 
   test.each(["sensor", "actor"] as const)("cannot take over another device's %s", async (kind) => {

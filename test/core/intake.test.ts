@@ -7,6 +7,7 @@ import { listReadings } from "../../src/core/readings.ts";
 import { openStore } from "../../src/store/open.ts";
 import { createWriter, type Participant } from "../../src/store/writer.ts";
 import { addComponent, openTestStore, type TestStore } from "../support/store.ts";
+import { runToEnd } from "../../src/steps.ts";
 
 let t: TestStore;
 let sensorId: string;
@@ -34,7 +35,7 @@ const send = (intake: Intake, value: number, { dup = false, sensor = sensorId } 
   });
 const again = { dup: true };
 const values = () =>
-  t.read((ctx) => listReadings(ctx, { sensorId, limit: 1_000, offset: 0 })).map(({ value }) => value);
+  t.read((ctx) => runToEnd(listReadings(ctx, { sensorId, limit: 1_000, offset: 0 }))).map(({ value }) => value);
 
 /** A write that SQLite takes and that fails in COMMIT: rows that refer to nothing, checked at the end only. */
 function breakCommit(ctx: Ctx): void {

@@ -14,12 +14,13 @@ import {
   start,
   type TestStore,
 } from "../support/store.ts";
+import { runToEnd } from "../../src/steps.ts";
 
 let t: TestStore;
 beforeEach(() => (t = openTestStore()) && undefined);
 afterEach(() => t.close());
 
-const list = (sensorId?: string) => t.read((ctx) => listReadings(ctx, { sensorId, limit: 1_000, offset: 0 }));
+const list = (sensorId?: string) => t.read((ctx) => runToEnd(listReadings(ctx, { sensorId, limit: 1_000, offset: 0 })));
 const fill = (sensorId: string, count: number) =>
   t.commit((ctx) =>
     Array.from({ length: count }, (_, i) => createReading(ctx, { sensorId, value: i, valueAt: start - i }).id),

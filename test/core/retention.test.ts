@@ -18,6 +18,7 @@ import { rollUpStep, rollupWidths } from "../../src/core/rollups.ts";
 import { aggregateRange, aggregateSeries, aggregations, type Aggregation } from "../../src/core/series.ts";
 import type { StoredReading } from "../../src/store/readings.ts";
 import { addComponent, countReadings, countRows, openTestStore, type TestStore } from "../support/store.ts";
+import { runToEnd } from "../../src/steps.ts";
 
 const { hour: hourMs, day: dayMs } = rollupWidths;
 const minuteMs = 60_000;
@@ -84,11 +85,11 @@ function readAll(): StoredReading[] {
 const firstOf = (readings: readonly StoredReading[]): number =>
   readings.reduce((least, { valueAt }) => Math.min(least, valueAt), Infinity);
 
-const list = (sensorId?: string) => t.read((ctx) => listReadings(ctx, { sensorId, limit: 1_000, offset: 0 }));
+const list = (sensorId?: string) => t.read((ctx) => runToEnd(listReadings(ctx, { sensorId, limit: 1_000, offset: 0 })));
 const days = (aggregation: Aggregation, interval: Interval = "1d", zone: Zone = utc) =>
-  t.read((ctx) => aggregateSeries(ctx, { sensorPk: sensor.pk }, aggregation, interval, zone));
+  t.read((ctx) => runToEnd(aggregateSeries(ctx, { sensorPk: sensor.pk }, aggregation, interval, zone)));
 const whole = (aggregation: Aggregation, range: { from?: number; to?: number } = {}) =>
-  t.read((ctx) => aggregateRange(ctx, { sensorPk: sensor.pk, ...range }, aggregation))[0]?.value;
+  t.read((ctx) => runToEnd(aggregateRange(ctx, { sensorPk: sensor.pk, ...range }, aggregation)))[0]?.value;
 
 describe("readings that are too old", () => {
   test("go by whole days, sealed or not, in steps; what is younger stays", async () => {
@@ -144,7 +145,7 @@ describe("readings that are too old", () => {
       await expect(t.commit((ctx) => deleteReading(ctx, id))).rejects.toThrow("reading not found");
     }
     for (const sensorId of [sensor.id, undefined]) expect(list(sensorId).map(({ id }) => id)).toEqual([young]);
-    expect(t.read((ctx) => readData(ctx, sensor.deviceId, { zone: utc }))).toMatchObject({
+    expect(t.read((ctx) => runToEnd(readData(ctx, sensor.deviceId, { zone: utc })))).toMatchObject({
       total: 1,
       points: [{ at: limit90, value: 5 }],
     });
@@ -381,12 +382,12 @@ describe("the sums of what is gone", () => {
               ...(start !== -Infinity && { from: start }),
               ...(end !== Infinity && { to: end }),
             };
-            expect(t.read((ctx) => aggregateSeries(ctx, range, aggregation, interval, zone))).toEqual(
+            expect(t.read((ctx) => runToEnd(aggregateSeries(ctx, range, aggregation, interval, zone)))).toEqual(
               [...Map.groupBy(fine, (reading) => startOf(reading.at))]
                 .toSorted(([a], [b]) => a - b)
                 .map(([bucket, group]) => ({ at: bucket, value: aggregate(group, aggregation), count: group.length })),
             );
-            const [point] = t.read((ctx) => aggregateRange(ctx, range, aggregation));
+            const [point] = t.read((ctx) => runToEnd(aggregateRange(ctx, range, aggregation)));
             expect({ value: point?.value ?? 0, count: point?.count ?? 0 }).toEqual(
               known.length > 0 ? { value: aggregate(known, aggregation), count: known.length } : { value: 0, count: 0 },
             );

@@ -6,6 +6,7 @@ import { createReading, deleteReading, updateReading } from "../../src/core/read
 import { isRolledUp, readWatermark, rollUpStep } from "../../src/core/rollups.ts";
 import { aggregateRange, aggregateSeries, aggregations, type Aggregation, type Point } from "../../src/core/series.ts";
 import { addComponent, openTestStore, type TestStore } from "../support/store.ts";
+import { runToEnd } from "../../src/steps.ts";
 
 const minuteMs = 60_000;
 const hourMs = 60 * minuteMs;
@@ -33,10 +34,11 @@ const series = (
   interval: Interval,
   zone: Zone = utc,
   range: { from?: number; to?: number } = {},
-): Point[] => t.read((ctx) => aggregateSeries(ctx, { sensorPk: sensor.pk, ...range }, aggregation, interval, zone));
+): Point[] =>
+  t.read((ctx) => runToEnd(aggregateSeries(ctx, { sensorPk: sensor.pk, ...range }, aggregation, interval, zone)));
 
 const whole = (aggregation: Aggregation, range: { from?: number; to?: number } = {}): Point[] =>
-  t.read((ctx) => aggregateRange(ctx, { sensorPk: sensor.pk, ...range }, aggregation));
+  t.read((ctx) => runToEnd(aggregateRange(ctx, { sensorPk: sensor.pk, ...range }, aggregation)));
 
 interface Stored {
   at: number;

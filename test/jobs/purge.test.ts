@@ -6,6 +6,7 @@ import type { Job } from "../../src/jobs/periodic.ts";
 import { startPurge } from "../../src/jobs/purge.ts";
 import { until } from "../support/client.ts";
 import { addComponent, countReadings, countRows, openTestStore, start, type TestStore } from "../support/store.ts";
+import { runToEnd } from "../../src/steps.ts";
 
 let t: TestStore;
 let job: Job | undefined;
@@ -25,7 +26,7 @@ const makeSensor = async (readings: number) => {
   });
   return sensor;
 };
-const list = () => t.read((ctx) => listReadings(ctx, { limit: 1_000, offset: 0 }));
+const list = () => t.read((ctx) => runToEnd(listReadings(ctx, { limit: 1_000, offset: 0 })));
 
 describe("the purge", () => {
   test("removes the rows of a deleted device, and nothing else", async () => {

@@ -10,6 +10,7 @@ import { startRetention, type RetentionOptions } from "../../src/jobs/retention.
 import { until } from "../support/client.ts";
 import { createRandom } from "../support/random.ts";
 import { addComponent, openTestStore, start, type TestStore } from "../support/store.ts";
+import { runToEnd } from "../../src/steps.ts";
 
 const { hour: hourMs, day: dayMs } = rollupWidths;
 const minuteMs = 60_000;
@@ -60,10 +61,11 @@ async function rollUp(): Promise<void> {
 
 const add = (valueAt: number): Promise<unknown> =>
   t.commit((ctx) => createReading(ctx, { sensorId: sensor.id, value: 1, valueAt }));
-const kept = (): number => t.read((ctx) => listReadings(ctx, { limit: 1_000, offset: 0 })).length;
+const kept = (): number => t.read((ctx) => runToEnd(listReadings(ctx, { limit: 1_000, offset: 0 }))).length;
 const size = (): StoreSize => t.read(measureStore);
 const used = (): number => size().bytes - size().freeBytes;
-const count = (): number => t.read((ctx) => aggregateRange(ctx, { sensorPk: sensor.pk }, "count"))[0]?.value ?? 0;
+const count = (): number =>
+  t.read((ctx) => runToEnd(aggregateRange(ctx, { sensorPk: sensor.pk }, "count")))[0]?.value ?? 0;
 const removed = (reason: "age" | "size"): number => t.counters.get(`retention.readings.${reason}`);
 
 describe("what is too old", () => {
@@ -158,7 +160,7 @@ describe("a store that is too large", () => {
     expect(removed("age")).toBe(0);
     expect(count()).toBe(200_000);
     // The newest are there, the oldest are not.
-    const [newest] = t.read((ctx) => listReadings(ctx, { limit: 1, offset: 0 }));
+    const [newest] = t.read((ctx) => runToEnd(listReadings(ctx, { limit: 1, offset: 0 })));
     expect(newest?.valueAt).toBeGreaterThan(start - 2 * hourMs);
     const oldest = t.read((ctx) => ctx.readings.bounds(sensor.pk, 0, start))?.first ?? 0;
     expect(oldest).toBeGreaterThan(start - 79 * dayMs);

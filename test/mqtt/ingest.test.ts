@@ -7,6 +7,7 @@ import { listReadings } from "../../src/core/readings.ts";
 import type { Speaker } from "../../src/mqtt/acl.ts";
 import { createIngest, type InboundPublish, type Spoken } from "../../src/mqtt/ingest.ts";
 import { addComponent, addDevice, openTestStore, start, type TestStore } from "../support/store.ts";
+import { runToEnd } from "../../src/steps.ts";
 
 let t: TestStore;
 let ingest: (speaker: Speaker, packet: InboundPublish) => Promise<Spoken> | undefined;
@@ -54,7 +55,7 @@ const packet = (body: unknown, more: Partial<InboundPublish> = {}): InboundPubli
   ...more,
 });
 const reading = (value: unknown, more: object = {}) => ({ type: "sensor_reading", sensor_id, value, ...more });
-const list = () => t.read((ctx: Ctx) => listReadings(ctx, { limit: 100, offset: 0 }));
+const list = () => t.read((ctx: Ctx) => runToEnd(listReadings(ctx, { limit: 100, offset: 0 })));
 const counts = () =>
   Object.fromEntries(Object.entries(t.counters.snapshot()).filter(([name]) => name.startsWith("mqtt.")));
 

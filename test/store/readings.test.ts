@@ -22,6 +22,7 @@ import { createBlocks } from "../../src/store/blocks.ts";
 import { createReadings, type StoredReading } from "../../src/store/readings.ts";
 import { createWriter } from "../../src/store/writer.ts";
 import { makeFolder } from "../support/gateway.ts";
+import { runToEnd } from "../../src/steps.ts";
 
 // Against the simplest thing that can hold readings, a list: whatever is done, in the log or sealed, and after restarts
 // and rollbacks too, both give the same answers.
@@ -220,8 +221,10 @@ function compare(
     const from = own.at(-2)?.valueAt ?? middle.valueAt;
     const within = own.filter(({ valueAt }) => valueAt >= from && valueAt < middle.valueAt);
     const visited: StoredReading[] = [];
-    readings.visit({ sensorPk: pk, from, to: middle.valueAt }, (seen, valueAt, id) =>
-      visited.push({ id, sensorPk: pk, valueAt, value: seen }),
+    runToEnd(
+      readings.visit({ sensorPk: pk, from, to: middle.valueAt }, (seen, valueAt, id) =>
+        visited.push({ id, sensorPk: pk, valueAt, value: seen }),
+      ),
     );
     same(visited.toSorted(newestFirst), within);
     same(
@@ -229,8 +232,10 @@ function compare(
       within.length === 0 ? undefined : { first: within.at(-1)?.valueAt, last: within[0]?.valueAt },
     );
     const late: number[] = [];
-    readings.visit({ sensorPk: pk, from: -Infinity, to: Infinity, afterId: middle.id }, (_value, _at, id) =>
-      late.push(id),
+    runToEnd(
+      readings.visit({ sensorPk: pk, from: -Infinity, to: Infinity, afterId: middle.id }, (_value, _at, id) =>
+        late.push(id),
+      ),
     );
     same(new Set(late), new Set(own.filter(({ id }) => id > middle.id).map(({ id }) => id)));
     const twin = readings.findSame(pk, middle.valueAt, middle.value);

@@ -33,14 +33,20 @@ const system: Actor = { kind: "system" };
 /** 14 January 2026, 10:00 UTC: the instant of the API document's examples. */
 export const start = Date.UTC(2026, 0, 14, 10);
 
-export function openTestStore(): TestStore {
+export function openTestStore({ maxRecentReadings }: { maxRecentReadings?: number } = {}): TestStore {
   const folder = mkdtempSync(join(tmpdir(), "lambdaiot-test-"));
   const clock = { at: start };
   let logged = "";
   const log = createLog({ level: "debug", write: (line) => void (logged += line) });
   const counters = createCounters();
   const open = () => {
-    const store = openStore({ path: join(folder, "lambdaiot.db"), maxPendingWrites: 100_000, log, counters });
+    const store = openStore({
+      path: join(folder, "lambdaiot.db"),
+      maxPendingWrites: 100_000,
+      ...(maxRecentReadings !== undefined && { maxRecentReadings }),
+      log,
+      counters,
+    });
     const bus = createBus(log);
     return { store, bus, domain: createDomain({ store, bus, log, now: () => clock.at }) };
   };

@@ -43,8 +43,10 @@ export const readingRoutes = () => [
     query: readingQuery,
     status: 200,
     response: v.array(readingSchema),
-    handle: ({ read }, { query: { sensor_id, limit, page, from, to } }) =>
-      writeReadings(read((ctx) => listReadings(ctx, { sensorId: sensor_id, from, to, limit, offset: page * limit }))),
+    async handle({ readInSteps }, { query: { sensor_id, limit, page, from, to } }) {
+      const query = { sensorId: sensor_id, from, to, limit, offset: page * limit };
+      return writeReadings(await readInSteps((ctx) => listReadings(ctx, query)));
+    },
   }),
   route({
     method: "get",

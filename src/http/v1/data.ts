@@ -2,11 +2,12 @@ import * as v from "valibot";
 import { displayIdOf } from "../../core/devices.ts";
 import { DomainError } from "../../core/errors.ts";
 import { intervals, openZone } from "../../core/intervals.ts";
-import { readBoughtData, readData, submitPoints, type Data, type DataQuery } from "../../core/points.ts";
+import { openBoughtData, readData, spendOnData, submitPoints, type Data, type DataQuery } from "../../core/points.ts";
 import { finiteNumber, instant, label, text, uuid } from "../../core/schemas.ts";
 import { aggregations } from "../../core/series.ts";
 import { formatInstant } from "../../core/time.ts";
-import { route } from "../route.ts";
+import { route, type Call } from "../route.ts";
+import { writeData } from "./data-json.ts";
 import { deviceParams, timestamp, wholeNumber } from "./shapes.ts";
 
 const tag = "Data";
@@ -83,6 +84,18 @@ const toPoints = ({ points, unit }: Data) =>
     ...(count !== undefined && { count }),
   }));
 
+/** For whoever bought it: what they get to see is counted off first. */
+async function readBought(
+  { isHead, read, readInSteps, commit }: Call,
+  purchaseId: string,
+  deviceId: string,
+  asked: DataQuery,
+): Promise<Data> {
+  const left = read((ctx) => openBoughtData(ctx, purchaseId, deviceId, asked));
+  const data = await readInSteps((ctx) => readData(ctx, deviceId, asked, left));
+  return isHead ? data : await commit((ctx) => spendOnData(ctx, purchaseId, data, asked));
+}
+
 export const dataRoutes = () => [
   route({
     method: "get",
@@ -97,13 +110,14 @@ export const dataRoutes = () => [
     status: 200,
     response: dataSchema,
     errors: { 403: "FORBIDDEN or QUOTA_EXCEEDED: not what this access key has bought", 404: "NOT_FOUND" },
-    async handle({ actor, isHead, read, commit }, { params: { deviceId }, query }) {
+    async handle(call, { params: { deviceId }, query }) {
       const asked = toQuery(query);
+      const { actor, readInSteps } = call;
       const data =
         actor.kind === "access-key"
-          ? await commit((ctx) => readBoughtData(ctx, actor.purchaseId, deviceId, asked, { isCounted: !isHead }))
-          : read((ctx) => readData(ctx, deviceId, asked));
-      return { deviceId: displayIdOf(data.device), data: toPoints(data), total: data.total };
+          ? await readBought(call, actor.purchaseId, deviceId, asked)
+          : await readInSteps((ctx) => readData(ctx, deviceId, asked));
+      return await readInSteps(() => writeData(displayIdOf(data.device), data));
     },
   }),
   route({
