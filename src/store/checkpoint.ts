@@ -2,6 +2,7 @@ import { closeSync, fdatasync, openSync } from "node:fs";
 import type { Database } from "better-sqlite3";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
+import type { Wal } from "./wal.ts";
 
 // The write-ahead log is carried into the store every few megabytes. SQLite would wait for the disk three times meanwhile,
 // and the event loop with it: seconds on an SD card. So it copies without waiting, and another thread waits:
@@ -26,14 +27,15 @@ export interface CheckpointerOptions {
   /** Another one, that reads. */
   reader: Database;
   path: string;
-  /** Calls back when the log is on the disk. */
   /** How long the log may become, about. */
   maxWalBytes: number;
-  syncWal: (done: (error: Error | null) => void) => void;
+  wal: Wal;
   log: Log;
   counters: Counters;
 }
 
+/** What the log has beside each page. */
+const frameHeaderBytes = 24;
 /** How long the log is is looked up so often, in commits. */
 const lookEvery = 16;
 
@@ -42,7 +44,7 @@ export function createCheckpointer({
   reader,
   path,
   maxWalBytes,
-  syncWal,
+  wal,
   log,
   counters,
 }: CheckpointerOptions): Checkpointer {
@@ -53,8 +55,16 @@ export function createCheckpointer({
   const hold = reader.prepare("BEGIN");
   const read = reader.prepare("SELECT 1 FROM sqlite_schema LIMIT 1");
   const letGo = reader.prepare("COMMIT");
-  const maxPages = maxWalBytes / (sqlite.pragma("page_size", { simple: true }) as number);
+  const pageBytes = sqlite.pragma("page_size", { simple: true }) as number;
+  const maxPages = maxWalBytes / pageBytes;
+  let usedBytes = 0;
   let commits = 0;
+
+  function noteUse(bytes: number): void {
+    wal.wantRoom(bytes, Math.max(0, bytes - usedBytes));
+    usedBytes = bytes;
+  }
+  noteUse(0);
 
   function copy(): void {
     hold.run();
@@ -79,8 +89,9 @@ export function createCheckpointer({
       commits += 1;
       if (commits % lookEvery !== 0 || reader.inTransaction) return done();
       const pages = look.get();
+      if (pages !== undefined) noteUse(pages.log * (pageBytes + frameHeaderBytes));
       if (pages === undefined || pages.log - pages.checkpointed < maxPages) return done();
-      syncWal((walError) => {
+      wal.syncNow((walError) => {
         if (walError !== null) return fail(walError, done);
         try {
           copy();

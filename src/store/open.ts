@@ -94,7 +94,7 @@ export function openStore({
     const sources = createSources(sqlite);
     const wal = openWal(`${path}-wal`, durability, { log, counters });
     const reader = open(path, { readonly: true });
-    const checkpointer = createCheckpointer({ sqlite, reader, path, maxWalBytes, syncWal: wal.syncNow, log, counters });
+    const checkpointer = createCheckpointer({ sqlite, reader, path, maxWalBytes, wal, log, counters });
     let toldId = readings.lastId();
     let onStored = (_count: number): void => undefined;
     const writer = createWriter(sqlite, {
@@ -104,6 +104,10 @@ export function openStore({
         undo(mark) {
           readings.undo(mark);
           sources.forget();
+        },
+        beforeCommit() {
+          readings.beforeCommit();
+          wal.makeRoom();
         },
         announce() {
           const count = readings.lastId() - toldId;

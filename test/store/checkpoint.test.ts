@@ -31,6 +31,20 @@ test("the log does not grow past its limit, and everything is in the store", asy
   other.close();
 });
 
+test("the log's file grows ahead of what is written, and not with each commit", async () => {
+  const sizes = new Set<number>();
+  const write = (): Promise<unknown> =>
+    t.commit(({ db }) => db.$client.prepare("INSERT INTO filling (v) VALUES (randomblob(100))").run());
+  await write();
+  for (let n = 0; n < 200; n++) {
+    await write();
+    sizes.add(walBytes());
+  }
+  // 200 commits of a page or two.
+  expect(Math.max(...sizes)).toBeGreaterThan(200 * 4_120);
+  expect(sizes.size).toBeLessThan(40);
+});
+
 test("whoever reads for long holds the log up, and loses nothing of what was there when it began", async () => {
   await fill(10);
   const other = new Sqlite(t.store.path, { readonly: true });
