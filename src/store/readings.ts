@@ -1,14 +1,14 @@
 import type { Database } from "better-sqlite3";
+import { openArrivals } from "./arrivals.ts";
 import { createBlocks, type BlockCursor } from "./blocks.ts";
-import { decodeArrivals, encodeArrivals, type Columns } from "./columns.ts";
+import type { Columns } from "./columns.ts";
 import type { Steps } from "../steps.ts";
-import { createTail, type Mark, type Tail } from "./tail.ts";
 import type { Participant } from "./writer.ts";
 
-// All readings. What comes is appended: one row of `arrivals` a commit, whatever number of readings and sensors it holds,
-// and the same readings in memory (tail.ts), ordered for queries. From time to time the older half is sealed: sorted into
-// blocks, a page of compressed readings of one sensor each (blocks.ts). So a commit writes a page or two, whoever sends,
-// and a chart over years reads a few hundred.
+// All readings. What comes is appended to the log of arrivals (arrivals.ts): one row a commit, whatever number of readings
+// and sensors it holds, and the same readings in memory (tail.ts), ordered for queries. From time to time the older half is
+// sealed: sorted into blocks, a page of compressed readings of one sensor each (blocks.ts). So a commit writes a page or
+// two, whoever sends, and a chart over years reads a few hundred.
 
 export interface StoredReading {
   id: number;
@@ -116,18 +116,10 @@ export interface ReadingsOptions {
   joinRows?: number;
 }
 
-/** Readings that one row of arrivals holds at the most, of those that are put together. */
-const maxJoined = 8_192;
-/** Rows of so many readings are left as they are. */
-const longEnough = 64;
 /** To take so many readings out of the log of arrivals takes as long as to remove a block. */
 const readingsPerRow = 4;
 /** To visit so many readings in memory takes about 0.1 ms. */
 const readingsPerStep = 4_096;
-/** Rows of arrivals that are removed in one step. */
-const rowsPerStep = 4_000;
-
-type ArrivalsRow = [firstId: number, count: number];
 
 export function createReadings(
   sqlite: Database,
@@ -139,50 +131,13 @@ export function createReadings(
   let lastRevision = 0;
   const noteRevision = (sensorPk: number): void => void revisions.set(sensorPk, ++lastRevision);
   const blocks = createBlocks(sqlite, noteRevision);
-  const insertArrivals = sqlite.prepare<[firstId: number, count: number, data: Buffer]>(
-    "INSERT INTO arrivals (first_id, count, data) VALUES (?, ?, ?)",
-  );
-  const updateArrivals = sqlite.prepare<[data: Buffer, firstId: number]>(
-    "UPDATE arrivals SET data = ? WHERE first_id = ?",
-  );
-  const findArrivals = sqlite
-    .prepare<[id: number], ArrivalsRow>(
-      "SELECT first_id, count FROM arrivals WHERE first_id <= ? ORDER BY first_id DESC LIMIT 1",
-    )
-    .raw();
-  const trimArrivals = sqlite.prepare<[upToId: number, limit: number]>(
-    "DELETE FROM arrivals WHERE first_id IN (SELECT first_id FROM arrivals WHERE first_id <= ? ORDER BY first_id LIMIT ?)",
-  );
-  const countArrivals = sqlite
-    .prepare<[fromId: number, toId: number], number>(
-      "SELECT count(*) FROM arrivals WHERE first_id >= ? AND first_id < ?",
-    )
-    .pluck();
-  const removeArrivals = sqlite.prepare<[fromId: number, toId: number]>(
-    "DELETE FROM arrivals WHERE first_id >= ? AND first_id < ?",
-  );
-  const putSealed = sqlite.prepare<[sensorPk: number, upToId: number]>(
-    "INSERT OR REPLACE INTO sealed (sensor_pk, up_to_id) VALUES (?, ?)",
-  );
-  const clearSealed = sqlite.prepare("DELETE FROM sealed");
-
-  const tail = loadTail(sqlite, blocks.maxId());
-  /** What has been written down: everything below. */
-  let written = tail.next();
-  /** Written readings that have changed since. */
-  let changed: number[] = [];
+  const arrivals = openArrivals(sqlite, blocks.maxId(), joinRows);
+  const { tail } = arrivals;
   /** The sealing under way: readings up to an id, of the sensors that are still to come. */
   let round: { upToId: number; sensors: number[] } | undefined;
-  /** Everything below is in blocks, and its arrivals are gone. */
-  let forgetBelow: number | undefined;
-  /** Rows of arrivals before that hold many readings each; so many have come since. */
-  let joinedTo = tail.first();
-  let rowsSince = joinRows;
-  /** What `joinedTo` becomes when the transaction is committed. */
-  let joining: number | undefined;
 
   const isSealingDue = (): boolean =>
-    round !== undefined || tail.next() - tail.first() > maxRecent || rowsSince >= joinRows;
+    round !== undefined || tail.next() - tail.first() > maxRecent || arrivals.isJoinDue();
 
   const fromTail = (sensorPk: number, id: number): StoredReading => ({
     id,
@@ -267,46 +222,14 @@ export function createReadings(
 
   function removeFromTail(sensorPk: number, ids: ReadonlySet<number>): void {
     noteRevision(sensorPk);
-    tail.remove(sensorPk, ids);
-    for (const id of ids) if (id < written) changed.push(id);
+    arrivals.remove(sensorPk, ids);
   }
 
   /** Readings up to there can be sealed without tearing a row of arrivals apart; `undefined`: too few to be worth it. */
   function findBoundary(upToId: number): number | undefined {
     if (tail.next() - tail.first() <= maxRecent) return undefined;
-    const half = Math.min(tail.first() + ((tail.next() - tail.first()) >> 1), upToId + 1, written - 1);
-    const row = findArrivals.get(half);
-    return row === undefined || row[0] <= tail.first() ? undefined : row[0] - 1;
-  }
-
-  /**
-   * A reading a second is a row of arrivals each. Put together they are smaller, and a start that reads a hundred thousand
-   * back does not take a second. Not amid a sealing: that ends where a row ends.
-   * @returns true where there may be more to do
-   */
-  function join(): boolean {
-    const from = Math.max(joinedTo, tail.first());
-    const isWhole = written - from >= maxJoined;
-    if (round !== undefined || forgetBelow !== undefined || joining !== undefined) return false;
-    if (!isWhole && rowsSince < joinRows) return false;
-    const to = isWhole ? endOfRowsWithin(from, maxJoined) : written;
-    const rows = countArrivals.get(from, to) ?? 0;
-    if (rows > 1 && (to - from) / rows < longEnough) {
-      removeArrivals.run(from, to);
-      insertArrivals.run(
-        from,
-        to - from,
-        encodeArrivals(to - from, (i) => tail.at(from + i)),
-      );
-    }
-    joining = to;
-    return isWhole;
-  }
-
-  /** Where a row ends after `from`: within so many ids, or the first one where that is longer. */
-  function endOfRowsWithin(from: number, ids: number): number {
-    const [firstId, count] = findArrivals.get(from + ids) as ArrivalsRow;
-    return firstId > from ? firstId : firstId + count;
+    const half = (tail.next() - tail.first()) >> 1;
+    return arrivals.findRowEnd(Math.min(tail.first() + half - 1, upToId));
   }
 
   /** `limit` of a sensor's readings at most, those that came first. @returns how many; fewer than `limit`: none are left */
@@ -320,14 +243,12 @@ export function createReadings(
     }
     const columns: Columns = { ids, times: ids.map(tail.timeOf), values: ids.map(tail.valueOf) };
     blocks.merge(sensorPk, columns);
-    // Their arrivals stay as they are until the whole round is done.
-    putSealed.run(sensorPk, upToId);
-    tail.remove(sensorPk, new Set(ids));
+    arrivals.takeOut(sensorPk, new Set(ids), upToId);
     return ids.length;
   }
 
   return {
-    append: (sensorPk, valueAt, value, fingerprint = 0) => tail.append(sensorPk, valueAt, value, fingerprint),
+    append: (sensorPk, valueAt, value, fingerprint = 0) => arrivals.append(sensorPk, valueAt, value, fingerprint),
     get(id) {
       const arrival = tail.get(id);
       return arrival === undefined ? blocks.find(id) : fromTail(arrival.sensorPk, id);
@@ -380,8 +301,7 @@ export function createReadings(
         return;
       }
       noteRevision(arrival.sensorPk);
-      tail.replace(id, valueAt, value);
-      if (id < written) changed.push(id);
+      arrivals.replace(id, valueAt, value);
     },
     remove(id) {
       const arrival = tail.get(id);
@@ -419,7 +339,7 @@ export function createReadings(
     },
     seal(upToId, limit) {
       if (round === undefined) {
-        if (join()) return true;
+        if (arrivals.join()) return true;
         const boundary = findBoundary(upToId);
         if (boundary === undefined) return false;
         round = { upToId: boundary, sensors: tail.sensors() };
@@ -427,10 +347,7 @@ export function createReadings(
       for (let left = limit; left > 0;) {
         const sensorPk = round.sensors.at(-1);
         if (sensorPk === undefined) {
-          if (trimArrivals.run(round.upToId, rowsPerStep).changes === rowsPerStep) return true;
-          clearSealed.run();
-          forgetBelow = round.upToId + 1;
-          round = undefined;
+          if (arrivals.trim(round.upToId)) round = undefined;
           return true;
         }
         // A sensor whose blocks are damaged stays first in line: what is not in blocks must not go from the log.
@@ -442,83 +359,16 @@ export function createReadings(
     },
     isSealingDue,
 
-    mark: () => tail.mark(),
-    hasChanged(mark) {
-      const { next, changes } = mark as Mark;
-      const now = tail.mark();
-      return now.next !== next || now.changes !== changes;
-    },
+    mark: arrivals.mark,
+    hasChanged: arrivals.hasChanged,
     undo(mark) {
-      tail.undo(mark as Mark);
+      arrivals.undo(mark);
       blocks.forgetCached();
       revisionOfAll = ++lastRevision;
       // It starts anew: what had been sealed before is not in the tail any more.
       round = undefined;
-      forgetBelow = undefined;
-      joining = undefined;
     },
-    beforeCommit() {
-      for (const [firstId, count] of rowsOf(changed)) {
-        updateArrivals.run(
-          encodeArrivals(count, (i) => tail.at(firstId + i)),
-          firstId,
-        );
-      }
-      const count = tail.next() - written;
-      if (count > 0)
-        insertArrivals.run(
-          written,
-          count,
-          encodeArrivals(count, (i) => tail.at(written + i)),
-        );
-    },
-    settle() {
-      tail.settle();
-      if (tail.next() > written) rowsSince += 1;
-      written = tail.next();
-      if (joining !== undefined) {
-        joinedTo = joining;
-        joining = undefined;
-        rowsSince = 0;
-      }
-      if (changed.length > 0) changed = [];
-      if (forgetBelow !== undefined) {
-        tail.forget(forgetBelow);
-        forgetBelow = undefined;
-      }
-    },
+    beforeCommit: arrivals.beforeCommit,
+    settle: arrivals.settle,
   };
-
-  /** The rows of arrivals in which readings are written down, each once. */
-  function rowsOf(ids: readonly number[]): ArrivalsRow[] {
-    const rows = new Map<number, ArrivalsRow>();
-    for (const id of ids) {
-      const row = findArrivals.get(id);
-      if (row !== undefined) rows.set(row[0], row);
-    }
-    return [...rows.values()];
-  }
-}
-
-/** What waits to be sealed, from the arrivals; what a round that was broken off has sealed already is left out. */
-function loadTail(sqlite: Database, maxSealedId: number): Tail {
-  const sealed = new Map(
-    sqlite.prepare<[], [sensorPk: number, upToId: number]>("SELECT sensor_pk, up_to_id FROM sealed").raw().all(),
-  );
-  let tail: Tail | undefined;
-  const rows = sqlite
-    .prepare<[], [firstId: number, data: Buffer]>("SELECT first_id, data FROM arrivals ORDER BY first_id")
-    .raw();
-  for (const [firstId, data] of rows.iterate()) {
-    tail ??= createTail(firstId);
-    while (tail.next() < firstId) tail.append(0, 0, 0, 0);
-    const into = tail;
-    decodeArrivals(data, (i, sensorPk, valueAt, value, fingerprint) => {
-      const isSealed = firstId + i <= (sealed.get(sensorPk) ?? 0);
-      into.append(isSealed ? 0 : sensorPk, valueAt, value, fingerprint);
-    });
-  }
-  tail ??= createTail(maxSealedId + 1);
-  tail.settle();
-  return tail;
 }

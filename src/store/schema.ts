@@ -85,7 +85,7 @@ export const dataTypes = sqliteTable("data_types", {
   name: text().notNull(),
 });
 
-/** Readings in the order of arrival, those of one commit a row (see readings.ts). Ids of a row follow one another. */
+/** Readings in the order of arrival, those of one commit a row (see arrivals.ts). Ids of a row follow one another. */
 export const arrivals = sqliteTable("arrivals", {
   firstId: integer("first_id").primaryKey(),
   count: integer().notNull(),
