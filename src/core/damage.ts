@@ -1,12 +1,6 @@
 import type { Log } from "../log.ts";
+import { isDamage } from "../store/damage.ts";
 import { DomainError } from "./errors.ts";
-
-// A page of the store's file that is none. Only what touches it fails, so it may show long after the start.
-
-const isDamage = (error: unknown): boolean => {
-  const { code, cause } = error as { code?: unknown; cause?: unknown };
-  return (typeof code === "string" && /^SQLITE_(?:CORRUPT|NOTADB)/.test(code)) || (cause != null && isDamage(cause));
-};
 
 /**
  * Tells `onDamage`, and the log what to do, each time that the store has found its file damaged.

@@ -1,4 +1,4 @@
-import Sqlite from "better-sqlite3";
+import { createDamage } from "./damage.ts";
 
 // How readings lie on the disk: columns of numbers that differ little from one to the next, each written as the change
 // of the change, in as few bytes as it takes. A sensor that reports each minute costs 3 to 5 bytes a reading, its id
@@ -66,9 +66,6 @@ function createByteWriter() {
   }
 }
 
-/** What SQLite says of a page that is none, said of bytes in one: the store counts as damaged. */
-const damage = (): Error => new Sqlite.SqliteError("readings that cannot be decoded", "SQLITE_CORRUPT");
-
 /** Throws where the bytes cannot be what {@link createByteWriter} has written. */
 function createByteReader(bytes: Uint8Array) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -78,12 +75,12 @@ function createByteReader(bytes: Uint8Array) {
     /** How many readings follow, of `least` bytes each. */
     count(least: number): number {
       const count = this.integer();
-      if (!(count >= 0 && count * least <= bytes.length - at)) throw damage();
+      if (!(count >= 0 && count * least <= bytes.length - at)) throw createDamage();
       return count;
     },
     /** To be called when all has been read: what is missing at the end reads as zeros until then. */
     end(): void {
-      if (at !== bytes.length) throw damage();
+      if (at !== bytes.length) throw createDamage();
     },
     integer(): number {
       let byte = bytes[at++] as number;
@@ -98,7 +95,7 @@ function createByteReader(bytes: Uint8Array) {
     },
     double(): number {
       at += 8;
-      if (at > bytes.length) throw damage();
+      if (at > bytes.length) throw createDamage();
       return view.getFloat64(at - 8, true);
     },
   };
@@ -165,7 +162,7 @@ export function encodeColumns({ ids, times, values }: Columns, from = 0, to = id
 export function decodeColumns(bytes: Uint8Array): Columns {
   const reader = createByteReader(bytes);
   const version = reader.byte();
-  if (version !== formatVersion) throw damage();
+  if (version !== formatVersion) throw createDamage();
   const count = reader.count(2);
   const times = readChanges(reader, count);
   const ids = readChanges(reader, count);
@@ -174,7 +171,7 @@ export function decodeColumns(bytes: Uint8Array): Columns {
   if (places === asDoubles) for (let i = 0; i < count; i++) values.push(reader.double());
   else {
     const power = powersOfTen[places];
-    if (power === undefined) throw damage();
+    if (power === undefined) throw createDamage();
     let scaled = 0;
     for (let i = 0; i < count; i++) {
       scaled += reader.integer();
@@ -233,7 +230,7 @@ export function decodeArrivals(
 ): number {
   const reader = createByteReader(bytes);
   const version = reader.byte();
-  if (version !== formatVersion) throw damage();
+  if (version !== formatVersion) throw createDamage();
   const count = reader.count(1);
   let valueAt = 0;
   for (let i = 0; i < count; i++) {

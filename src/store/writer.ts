@@ -2,6 +2,7 @@ import Sqlite, { type Database } from "better-sqlite3";
 import { DomainError, DoubtError } from "../core/errors.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
+import { isDamage } from "./damage.ts";
 
 // Group commit. What is committed counts when the disk has it, which takes 0.5 ms on an SSD and 10 to 50 ms on an SD card,
 // whatever a commit carries. So everything that is asked for while one is on its way shares the next: a lone write is
@@ -10,7 +11,7 @@ import type { Log } from "../log.ts";
 /** A write in an object of its own, for paths on which a promise each would cost more than the write. */
 export interface Job {
   /**
-   * Reads and writes the store, synchronously, and does nothing else. May run twice: when another one of its transaction
+   * Reads and writes the store, synchronously, and does nothing else. May run again: when another one of its transaction
    * fails half-way, all are undone and run again, each in a savepoint of its own.
    */
   run(): void;
@@ -78,6 +79,17 @@ const isStoreFailure = (error: unknown): boolean =>
 /** What went wrong with one job of a transaction; `undefined`: nothing. */
 type Failure = { error: unknown } | undefined;
 
+/** A job has met a damaged page. SQLite writes nothing more in that transaction, whoever asks for it. */
+class Damage {
+  readonly index: number;
+  readonly error: unknown;
+
+  constructor(index: number, error: unknown) {
+    this.index = index;
+    this.error = error;
+  }
+}
+
 export function createWriter(
   sqlite: Database,
   { maxPending, participant, sync = (done) => done(null), carryOver = (done) => done(), log, counters }: WriterOptions,
@@ -116,13 +128,18 @@ export function createWriter(
 
   function flush(): void {
     if (!beginTransaction()) return;
-    const jobs = queue.length <= maxBatch ? queue : queue.slice(0, maxBatch);
+    let jobs = queue.length <= maxBatch ? queue : queue.slice(0, maxBatch);
     queue = queue.length <= maxBatch ? [] : queue.slice(maxBatch);
     let failures: Failure[];
     const changesBefore = totalChanges.get();
     const startedAt = performance.now();
     try {
-      failures = runTogether(jobs) ?? runApart(jobs);
+      failures = runUntilDamage(jobs);
+      // What comes after it is the next transaction's.
+      if (failures.length < jobs.length) {
+        queue = [...jobs.slice(failures.length), ...queue];
+        jobs = jobs.slice(0, failures.length);
+      }
       participant?.beforeCommit();
       commit.run();
     } catch (error) {
@@ -201,19 +218,41 @@ export function createWriter(
     }
   }
 
+  /** @returns what became of all the jobs, or, where one met a damaged page, of those up to that one */
+  function runUntilDamage(jobs: Job[]): Failure[] {
+    let damage: Damage | undefined;
+    for (;;) {
+      const whole = damage === undefined ? jobs : jobs.slice(0, damage.index);
+      try {
+        const failures = runTogether(whole) ?? runApart(whole);
+        if (damage !== undefined) failures[damage.index] = { error: damage.error };
+        return failures;
+      } catch (error) {
+        if (!(error instanceof Damage)) throw error;
+        damage = error;
+        startAnew();
+      }
+    }
+  }
+
+  function startAnew(): void {
+    rollback.run();
+    participant?.undo(beginMark);
+    begin.run();
+  }
+
   /** The usual way: no savepoints. `undefined`, with everything undone, where a work failed and something had been written. */
   function runTogether(jobs: Job[]): Failure[] | undefined {
-    const failures: Failure[] = [];
+    const failures: Failure[] = jobs.map(() => undefined);
     const changesBefore = totalChanges.get();
     for (let i = 0; i < jobs.length; i++) {
       try {
         (jobs[i] as Job).run();
       } catch (error) {
         if (!sqlite.inTransaction || isStoreFailure(error)) throw error;
+        if (isDamage(error)) throw new Damage(i, error);
         if (totalChanges.get() !== changesBefore || participant?.hasChanged(beginMark) === true) {
-          rollback.run();
-          participant?.undo(beginMark);
-          begin.run();
+          startAnew();
           return undefined;
         }
         failures[i] = { error };
@@ -224,7 +263,7 @@ export function createWriter(
 
   /** Each work in a savepoint, so that one that fails takes back its own writes and no other's. */
   function runApart(jobs: Job[]): Failure[] {
-    return jobs.map((job) => {
+    return jobs.map((job, i) => {
       savepoint.run();
       const mark = participant?.mark();
       try {
@@ -233,6 +272,7 @@ export function createWriter(
         return undefined;
       } catch (error) {
         if (!sqlite.inTransaction || isStoreFailure(error)) throw error;
+        if (isDamage(error)) throw new Damage(i, error);
         undo.run();
         participant?.undo(mark);
         release.run();

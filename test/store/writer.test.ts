@@ -1,3 +1,4 @@
+import { closeSync, openSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import Sqlite, { type Database } from "better-sqlite3";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -105,6 +106,54 @@ test("a work that throws after it has written takes back its own writes alone", 
   ]);
   expect(results.map(({ status }) => status)).toEqual(["fulfilled", "rejected", "fulfilled"]);
   expect(committed()).toEqual(["before", "after"]);
+});
+
+test("a work that meets a damaged page fails alone, in its turn, whatever shares its transaction", async () => {
+  sqlite.exec("CREATE TABLE damaged (v TEXT); INSERT INTO damaged VALUES ('x')");
+  const page = sqlite.prepare<[], number>("SELECT rootpage FROM sqlite_schema WHERE name = 'damaged'").pluck().get();
+  sqlite.pragma("wal_checkpoint(TRUNCATE)");
+  sqlite.close();
+  reader.close();
+  const file = openSync(path, "r+");
+  writeSync(file, Buffer.alloc(4_096, 0x5a), 0, 4_096, ((page as number) - 1) * 4_096);
+  closeSync(file);
+  sqlite = open();
+  reader = open();
+  writer = createWriter(sqlite, { maxPending: 100, log, counters });
+
+  const settled: string[] = [];
+  const submit = async (name: string, work: () => unknown): Promise<void> => {
+    try {
+      await writer.submit(work);
+      settled.push(name);
+    } catch (error) {
+      settled.push(`${name}: ${(error as { code?: string }).code}`);
+    }
+  };
+  const look = () => sqlite.prepare("SELECT v FROM damaged").get();
+  await Promise.all([
+    submit("first", look),
+    submit("a", insert("a")),
+    submit("half", () => {
+      insert("half")();
+      look();
+    }),
+    submit("b", insert("b")),
+    submit("again", insert("a")),
+    submit("last", look),
+    submit("c", insert("c")),
+  ]);
+  expect(settled).toEqual([
+    "first: SQLITE_CORRUPT",
+    "a",
+    "half: SQLITE_CORRUPT",
+    "b",
+    "again: SQLITE_CONSTRAINT_UNIQUE",
+    "last: SQLITE_CORRUPT",
+    "c",
+  ]);
+  expect(committed()).toEqual(["a", "b", "c"]);
+  expect(writer.isHealthy()).toBe(true);
 });
 
 test("a full disk fails what it hits, acknowledges nothing of it, and is over when there is room", async () => {
