@@ -1,5 +1,6 @@
 import type { Database } from "better-sqlite3";
 import { decodeColumns, emptyColumns, encodeColumns, type Columns } from "./columns.ts";
+import { createDamage, isDamage } from "./damage.ts";
 import type { Steps } from "../steps.ts";
 import type { Bound, Place, Removed, StoredReading } from "./readings.ts";
 
@@ -16,6 +17,7 @@ const maxCached = 128;
 const rowsPerCut = 8;
 
 type FirstRow = [pk: number, startAt: number, endAt: number, count: number, maxId: number];
+type StartRow = [pk: number, startAt: number, startId: number];
 type BlockRow = [pk: number, startAt: number, startId: number, data: Buffer];
 
 /** Goes back in time over a sensor's sealed readings. */
@@ -50,7 +52,10 @@ export interface Blocks {
   listByIds(from: number, to: number): StoredReading[];
   /** No sealed reading has an id from `from` on and below this; Infinity where there is none at all. */
   firstIdFrom(from: number): number;
-  /** Adds readings of one sensor, in order. */
+  /**
+   * Adds readings of one sensor, in order. Where a damaged block is met, that fails, and is to be tried again in another
+   * transaction: then the block stays as it is, and what would have gone into it goes beside it.
+   */
   merge(sensorPk: number, readings: Columns): void;
   replace(id: number, valueAt: number, value: number): void;
   remove(id: number): void;
@@ -84,9 +89,16 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
        ORDER BY start_at, start_id LIMIT 1`,
     )
     .raw();
+  // Both from the index alone, whatever has become of the page.
+  const startBelow = sqlite
+    .prepare<[sensorPk: number, at: number, id: number], StartRow>(
+      `SELECT pk, start_at, start_id FROM blocks WHERE sensor_pk = +? AND (start_at, start_id) < (+?, +?)
+       ORDER BY start_at DESC, start_id DESC LIMIT 1`,
+    )
+    .raw();
   const startAbove = sqlite
-    .prepare<[sensorPk: number, at: number, id: number], [at: number, id: number]>(
-      `SELECT start_at, start_id FROM blocks WHERE sensor_pk = +? AND (start_at, start_id) > (+?, +?)
+    .prepare<[sensorPk: number, at: number, id: number], StartRow>(
+      `SELECT pk, start_at, start_id FROM blocks WHERE sensor_pk = +? AND (start_at, start_id) > (+?, +?)
        ORDER BY start_at, start_id LIMIT 1`,
     )
     .raw();
@@ -134,6 +146,10 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
   let maxId: number | undefined;
   const ends = new Map<number, End>();
   const cache = new Map<number, Columns>();
+  /** Blocks that could not be read when readings were to be put into them. */
+  const unreadable = new Set<number>();
+  /** Blocks that could not be written: to make room, SQLite needs the pages beside theirs. */
+  const unwritable = new Set<number>();
 
   function decode([pk, , , data]: BlockRow): Columns {
     const known = cache.get(pk);
@@ -226,6 +242,8 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
   function drop(pk: number): void {
     remove.run(pk);
     cache.delete(pk);
+    unreadable.delete(pk);
+    unwritable.delete(pk);
   }
 
   function merge(sensorPk: number, added: Columns): void {
@@ -234,21 +252,42 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
       const at = times[i] as number;
       const id = ids[i] as number;
       // The block that begins before; the first one takes what is older than all.
-      const row = below.get(sensorPk, at, id) ?? above.get(sensorPk, at, id);
-      if (row === undefined) {
+      const taker = startBelow.get(sensorPk, at, id) ?? startAbove.get(sensorPk, at, id);
+      if (taker === undefined) {
         write(sensorPk, undefined, slice(added, i, ids.length), true);
         return;
       }
-      const next = startAbove.get(sensorPk, row[1], row[2]);
-      const to = next === undefined ? ids.length : placeIn(added, { at: next[0], id: next[1] }, i);
-      const chunk = slice(added, i, to);
-      // A full page that nothing reaches into stays as it is.
-      const isFull = row[3].length >= maxBytes * 0.9;
-      const block = decodeColumns(row[3]);
+      const [pk, startAt, startId] = taker;
+      const next = startAbove.get(sensorPk, startAt, startId);
+      const to = next === undefined ? ids.length : placeIn(added, { at: next[1], id: next[2] }, i);
       const isLast = next === undefined;
-      if (isFull && isBefore(block, block.ids.length - 1, chunk, 0)) write(sensorPk, undefined, chunk, isLast);
-      else write(sensorPk, row[0], interleave(block, chunk), isLast);
-      i = to;
+      if (unreadable.has(pk)) {
+        // What is older than it does not reach beyond its beginning: blocks that can be read do not overlap.
+        const older = placeIn(added, { at: startAt, id: startId }, i);
+        const end = older > i ? older : to;
+        write(sensorPk, undefined, slice(added, i, end), isLast && older === i);
+        i = end;
+      } else {
+        putInto(sensorPk, pk, slice(added, i, to), isLast);
+        i = to;
+      }
+    }
+  }
+
+  function putInto(sensorPk: number, pk: number, added: Columns, isLast: boolean): void {
+    let block: Columns | undefined;
+    try {
+      const data = dataOf.get(pk);
+      if (data === undefined) throw createDamage();
+      block = decodeColumns(data);
+      // A full page that nothing reaches into stays as it is.
+      const isFull = data.length >= maxBytes * 0.9 || unwritable.has(pk);
+      if (isFull && isBefore(block, block.ids.length - 1, added, 0)) write(sensorPk, undefined, added, isLast);
+      else write(sensorPk, pk, interleave(block, added), isLast);
+    } catch (error) {
+      // SQLite writes nothing more in this transaction; in the next one the block is left alone.
+      if (isDamage(error)) (block === undefined ? unreadable : unwritable).add(pk);
+      throw error;
     }
   }
 

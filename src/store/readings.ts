@@ -350,7 +350,8 @@ export function createReadings(
           if (arrivals.trim(round.upToId)) round = undefined;
           return true;
         }
-        // A sensor whose blocks are damaged stays first in line: what is not in blocks must not go from the log.
+        // A sensor whose blocks are damaged stays in line until that has been got round (see Blocks.merge): what is not in
+        // blocks must not go from the log.
         const done = sealSensor(sensorPk, round.upToId, left);
         if (done < left) round.sensors.pop();
         left -= done;

@@ -1,4 +1,5 @@
 import { deepStrictEqual as same, equal, rejects } from "node:assert/strict";
+import { closeSync, openSync, readFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import {
   assert as checkAll,
@@ -22,6 +23,7 @@ import { createBlocks } from "../../src/store/blocks.ts";
 import { createReadings, type StoredReading } from "../../src/store/readings.ts";
 import { createWriter } from "../../src/store/writer.ts";
 import { makeFolder } from "../support/gateway.ts";
+import { createRandom } from "../support/random.ts";
 import { runToEnd } from "../../src/steps.ts";
 
 // Against the simplest thing that can hold readings, a list: whatever is done, in the log or sealed, and after restarts
@@ -29,14 +31,14 @@ import { runToEnd } from "../../src/steps.ts";
 
 const log = createLog({ level: "error", write: () => undefined });
 
-function openStore(path: string) {
+function openStore(path: string, { maxRecent = 40, joinRows = 7 } = {}) {
   const sqlite = new Sqlite(path);
   sqlite.pragma("journal_mode = WAL");
   if (sqlite.pragma("user_version", { simple: true }) === 0) {
     for (const { statements } of migrations) for (const statement of statements) sqlite.exec(statement);
     sqlite.pragma("user_version = 1");
   }
-  const readings = createReadings(sqlite, { maxRecent: 40, joinRows: 7 });
+  const readings = createReadings(sqlite, { maxRecent, joinRows });
   const writer = createWriter(sqlite, { maxPending: 1_000, participant: readings, log, counters: createCounters() });
   return { sqlite, readings, writer };
 }
@@ -313,6 +315,91 @@ test("readings whose blocks are damaged are not forgotten when those of other se
     own.remove();
   }
 });
+
+// One that a bad disk has written over whole, which SQLite refuses to read, and bytes within that mean nothing.
+for (const damaged of ["page", "bytes"] as const) {
+  test(`a block damaged in its ${damaged}: that is told, and sealing goes on, of its sensor too`, async () => {
+    const own = makeFolder();
+    const path = join(own.folder, "store.db");
+    const options = { maxRecent: 1_000, joinRows: 7 };
+    let { sqlite, readings, writer } = openStore(path, options);
+    const random = createRandom(1);
+    /** One in a hundred comes late, so that full blocks are written again too. */
+    const fill = async (): Promise<void> => {
+      for (let n = 0; n < 20; n++) {
+        await writer.submit(() => {
+          for (let i = 0; i < 500; i++) {
+            const at = readings.lastId() * 1_000 - (random() < 0.01 ? 30_000 : 0);
+            readings.append(1 + (i % 10), at, random());
+          }
+        });
+      }
+    };
+    const errors: unknown[] = [];
+    const seal = async (): Promise<void> => {
+      for (let n = 0; n < 300 && readings.isSealingDue(); n++)
+        await writer.submit(() => readings.seal(readings.lastId(), 100)).catch((error: unknown) => errors.push(error));
+    };
+    const newestOf = (pk: number, limit: number): StoredReading[] =>
+      readings.page({ sensorPk: pk, from: -Infinity, before: { at: Infinity, id: 0 }, limit });
+    try {
+      await fill();
+      await seal();
+      expect(errors).toEqual([]);
+      // The block that takes what comes next of its sensor, and is not the last page of the table.
+      const [hurt, pk] = sqlite
+        .prepare<[], [sensorPk: number, pk: number]>(
+          "SELECT sensor_pk, max(pk) AS pk FROM blocks GROUP BY sensor_pk ORDER BY pk LIMIT 1",
+        )
+        .raw()
+        .get() as [number, number];
+      const data = sqlite.prepare<[number], Buffer>("SELECT data FROM blocks WHERE pk = ?").pluck().get(pk) as Buffer;
+      if (damaged === "bytes") sqlite.prepare("UPDATE blocks SET data = zeroblob(length(data)) WHERE pk = ?").run(pk);
+      sqlite.close();
+      if (damaged === "page") damagePage(path, data);
+      ({ sqlite, readings, writer } = openStore(path, options));
+
+      const before = readings.lastId();
+      await fill();
+      await seal();
+      expect(readings.isSealingDue()).toBe(false);
+      expect(new Set(errors.map((error) => (error as { code?: string }).code))).toEqual(new Set(["SQLITE_CORRUPT"]));
+      expect(errors.length).toBeLessThan(20);
+      const logged = () => sqlite.prepare<[], number>("SELECT sum(count) FROM arrivals").pluck().get() as number;
+      expect(logged()).toBeLessThanOrEqual(1_000);
+
+      for (const restart of [false, true]) {
+        if (restart) {
+          sqlite.close();
+          ({ sqlite, readings, writer } = openStore(path, options));
+        }
+        for (let sensor = 1; sensor <= 10; sensor++) {
+          const found = newestOf(sensor, 1_000);
+          expect(found).toHaveLength(1_000);
+          expect(found.toSorted(newestFirst)).toEqual(found);
+        }
+        expect(readings.after(before, 100_000).map(({ id }) => id)).toEqual(
+          Array.from({ length: 10_000 }, (_, i) => before + 1 + i),
+        );
+        // What was there before is still said to be damaged.
+        expect(() => newestOf(hurt, 100_000)).toThrow(expect.objectContaining({ code: "SQLITE_CORRUPT" }));
+        expect(newestOf((hurt % 10) + 1, 100_000)).toHaveLength(2_000);
+      }
+    } finally {
+      sqlite.close();
+      own.remove();
+    }
+  });
+}
+
+/** Writes over the page that holds a block. */
+function damagePage(path: string, data: Buffer): void {
+  const size = 4_096;
+  const page = Math.floor(readFileSync(path).indexOf(data) / size);
+  const file = openSync(path, "r+");
+  writeSync(file, Buffer.alloc(size, 0x5a), 0, size, page * size);
+  closeSync(file);
+}
 
 test("a sensor that has sent everything is sealed in steps too, each of which can be taken back", async () => {
   const own = makeFolder();
