@@ -135,6 +135,18 @@ const embedPlugin = (targets) => ({
   },
 });
 
+/**
+ * mqtt-packet asks `debug` several times a packet whether somebody wants to hear of it, a twentieth of what a reading takes.
+ * In the bundle nobody does: the gateway has a log of its own.
+ */
+const quietPlugin = {
+  name: "quiet",
+  setup(build) {
+    build.onResolve({ filter: /^debug$/ }, ({ path }) => ({ path, namespace: "quiet" }));
+    build.onLoad({ filter: /.*/, namespace: "quiet" }, () => ({ contents: "module.exports = () => () => {};" }));
+  },
+};
+
 export function bundleOptions(targets) {
   return {
     absWorkingDir: root,
@@ -151,7 +163,7 @@ export function bundleOptions(targets) {
     minifyWhitespace: true,
     legalComments: "none",
     logLevel: "warning",
-    plugins: [embedPlugin(targets)],
+    plugins: [embedPlugin(targets), quietPlugin],
     // CommonJS packages in an ES module still call `require` for Node's own modules.
     banner: {
       js: 'import { createRequire as nodeRequire } from "node:module"; const require = nodeRequire(import.meta.url);',

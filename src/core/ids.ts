@@ -5,10 +5,18 @@ const uuidPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{1
 /** The DNS namespace of RFC 9562, under which devices' ids are derived from their MAC address. */
 const dnsNamespace = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
 
+/** UUIDs that were read lately: a gateway reads the same ones thousands of times a second. */
+const known = new Set<string>();
+const maxKnown = 10_000;
+
 /** A UUID of any version in lower case, or `undefined` where `text` is none. */
 export function parseUuid(text: string): string | undefined {
+  if (known.has(text)) return text;
   const lower = text.toLowerCase();
-  return uuidPattern.test(lower) ? lower : undefined;
+  if (!uuidPattern.test(lower)) return undefined;
+  if (known.size >= maxKnown) known.clear();
+  known.add(lower);
+  return lower;
 }
 
 export const newUuid = (): string => randomUUID();

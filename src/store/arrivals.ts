@@ -24,7 +24,7 @@ export interface Arrivals extends Participant {
   /** The last id, up to `upToId`, with which a row ends after which another one follows; `undefined` where none does. */
   findRowEnd(upToId: number): number | undefined;
   /** Readings of a sensor are in blocks now, all that it has up to an id. Their rows stay until {@link trim}. */
-  takeOut(sensorPk: number, ids: ReadonlySet<number>, upToId: number): void;
+  takeOut(sensorPk: number, ids: readonly number[], upToId: number): void;
   /**
    * Goes on with removing the rows up to an id, all of whose readings are in blocks, and then forgets them.
    * @returns true where it is done

@@ -220,7 +220,7 @@ export function createReadings(
     rows.push({ id, sensorPk: arrival.sensorPk, valueAt: arrival.valueAt, value: arrival.value });
   }
 
-  function removeFromTail(sensorPk: number, ids: ReadonlySet<number>): void {
+  function removeFromTail(sensorPk: number, ids: readonly number[]): void {
     noteRevision(sensorPk);
     arrivals.remove(sensorPk, ids);
   }
@@ -243,7 +243,7 @@ export function createReadings(
     }
     const columns: Columns = { ids, times: ids.map(tail.timeOf), values: ids.map(tail.valueOf) };
     blocks.merge(sensorPk, columns);
-    arrivals.takeOut(sensorPk, new Set(ids), upToId);
+    arrivals.takeOut(sensorPk, ids, upToId);
     return ids.length;
   }
 
@@ -306,13 +306,13 @@ export function createReadings(
     remove(id) {
       const arrival = tail.get(id);
       if (arrival === undefined) blocks.remove(id);
-      else removeFromTail(arrival.sensorPk, new Set([id]));
+      else removeFromTail(arrival.sensorPk, [id]);
     },
     removeOf(sensorPk, limit) {
       const sealed = blocks.removeOf(sensorPk, limit);
       if (sealed >= limit) return sealed;
       const ids = tail.ofSensor(sensorPk).slice(0, limit - sealed);
-      if (ids.length > 0) removeFromTail(sensorPk, new Set(ids));
+      if (ids.length > 0) removeFromTail(sensorPk, ids);
       return sealed + ids.length;
     },
     removeBefore(sensorPk, bound, limit) {
@@ -320,13 +320,13 @@ export function createReadings(
       const ids = tail.ofSensor(sensorPk);
       const oldest = ids[0];
       if (rows >= limit || oldest === undefined || tail.timeOf(oldest) >= bound.at) return { readings, rows };
-      const old = new Set<number>();
+      const old: number[] = [];
       for (const id of ids) {
-        if (tail.timeOf(id) >= bound.at || old.size >= (limit - rows) * readingsPerRow) break;
-        if (id <= bound.upToId) old.add(id);
+        if (tail.timeOf(id) >= bound.at || old.length >= (limit - rows) * readingsPerRow) break;
+        if (id <= bound.upToId) old.push(id);
       }
-      if (old.size > 0) removeFromTail(sensorPk, old);
-      return { readings: readings + old.size, rows: rows + Math.ceil(old.size / readingsPerRow) };
+      if (old.length > 0) removeFromTail(sensorPk, old);
+      return { readings: readings + old.length, rows: rows + Math.ceil(old.length / readingsPerRow) };
     },
     firstSealedEnd: blocks.firstEnd,
     fingerprints(limit) {

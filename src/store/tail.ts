@@ -27,8 +27,8 @@ export interface Tail {
   timeOf(id: number): number;
   valueOf(id: number): number;
   replace(id: number, valueAt: number, value: number): void;
-  /** The readings are gone from here: deleted, or taken over by blocks. */
-  remove(sensorPk: number, ids: ReadonlySet<number>): void;
+  /** Readings of a sensor are gone from here: deleted, or taken over by blocks. */
+  remove(sensorPk: number, ids: readonly number[]): void;
   /** Forgets everything below `id`, all of which has been removed. Not to be taken back. */
   forget(id: number): void;
   mark(): Mark;
@@ -161,7 +161,7 @@ export function createTail(firstId: number): Tail {
       const before = series.get(sensorPk);
       if (before === undefined) return;
       // A few, as users delete them, are looked for; a sweep for each would cost a millisecond.
-      if (ids.size <= 8) {
+      if (ids.length <= 8) {
         for (const id of ids) {
           if (sensorPks[id - first] !== sensorPk) continue;
           unlink(sensorPk, timeOf(id), id);
@@ -173,9 +173,10 @@ export function createTail(firstId: number): Tail {
         }
         return;
       }
-      const left = before.filter((id) => !ids.has(id));
-      const gone = before.filter((id) => ids.has(id));
-      for (const id of gone) sensorPks[id - first] = 0;
+      for (const id of ids) sensorPks[id - first] = 0;
+      const left: number[] = [];
+      const gone: number[] = [];
+      for (const id of before) (sensorPks[id - first] === 0 ? gone : left).push(id);
       if (left.length === 0) series.delete(sensorPk);
       else series.set(sensorPk, left);
       undoers.push(() => {
