@@ -1,15 +1,14 @@
 import type { Database } from "better-sqlite3";
-import { decodeColumns, emptyColumns, encodeColumns, type Columns } from "./columns.ts";
+import { decodeColumns, emptyColumns, type Columns } from "./columns.ts";
 import { createDamage, isDamage } from "./damage.ts";
 import type { Steps } from "../steps.ts";
+import { cut, interleave, isBefore, maxBlockBytes, placeIn, slice, split, type BlockValues } from "./packing.ts";
 import type { Bound, Place, Removed, StoredReading } from "./readings.ts";
 
 // Sealed readings. A block holds consecutive readings of one sensor in the order (value_at, id), compressed, as many as
 // fill a page of the store: to read one is to read one page. The blocks of a sensor do not overlap, like the leaves of a
 // B-tree; what comes late is put into the one where it belongs.
 
-/** With the rest of its row, a block of that size fills a page of 4,096 bytes. */
-const maxBytes = 3_950;
 /** Blocks that were read last are kept decoded, 20 kB each. */
 const maxCached = 128;
 
@@ -281,7 +280,7 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
       if (data === undefined) throw createDamage();
       block = decodeColumns(data);
       // A full page that nothing reaches into stays as it is.
-      const isFull = data.length >= maxBytes * 0.9 || unwritable.has(pk);
+      const isFull = data.length >= maxBlockBytes * 0.9 || unwritable.has(pk);
       if (isFull && isBefore(block, block.ids.length - 1, added, 0)) write(sensorPk, undefined, added, isLast);
       else write(sensorPk, pk, interleave(block, added), isLast);
     } catch (error) {
@@ -405,105 +404,5 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
       ends.clear();
       cache.clear();
     },
-  };
-}
-
-/** The index, `low` at least, of the first reading that does not come before the place. */
-function placeIn({ ids, times }: Columns, { at, id }: Place, low = 0): number {
-  let high = ids.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    const otherAt = times[middle] as number;
-    if (otherAt < at || (otherAt === at && (ids[middle] as number) < id)) low = middle + 1;
-    else high = middle;
-  }
-  return low;
-}
-
-const slice = ({ ids, times, values }: Columns, from: number, to: number): Columns =>
-  from === 0 && to === ids.length
-    ? { ids, times, values }
-    : { ids: ids.slice(from, to), times: times.slice(from, to), values: values.slice(from, to) };
-
-function cut({ ids, times, values }: Columns, i: number): void {
-  for (const column of [ids, times, values]) column.splice(i, 1);
-}
-
-function isBefore(a: Columns, i: number, b: Columns, j: number): boolean {
-  const atA = a.times[i] as number;
-  const atB = b.times[j] as number;
-  return atA < atB || (atA === atB && (a.ids[i] as number) < (b.ids[j] as number));
-}
-
-/** Both in one order. */
-function interleave(a: Columns, b: Columns): Columns {
-  const merged = emptyColumns();
-  const take = (from: Columns, i: number): void => {
-    merged.ids.push(from.ids[i] as number);
-    merged.times.push(from.times[i] as number);
-    merged.values.push(from.values[i] as number);
-  };
-  let i = 0;
-  let j = 0;
-  while (i < a.ids.length || j < b.ids.length) {
-    if (j === b.ids.length || (i < a.ids.length && isBefore(a, i, b, j))) take(a, i++);
-    else take(b, j++);
-  }
-  return merged;
-}
-
-interface BlockValues {
-  startAt: number;
-  startId: number;
-  endAt: number;
-  count: number;
-  minId: number;
-  maxId: number;
-  data: Buffer;
-}
-
-/**
- * Cuts readings into blocks of a page at most. The newest are packed tightly, since what comes next comes after them;
- * in between, each block keeps room for more of what comes late.
- */
-function split(readings: Columns, isLast: boolean): BlockValues[] {
-  const { length } = readings.ids;
-  const found: BlockValues[] = [];
-  let size = length;
-  if (!isLast) {
-    const { length: bytes } = encodeColumns(readings);
-    if (bytes > maxBytes) size = Math.ceil(length / Math.ceil(bytes / (0.7 * maxBytes)));
-  }
-  for (let from = 0; from < length;) {
-    let to = Math.min(length, from + size);
-    let data = encodeColumns(readings, from, to);
-    while (data.length > maxBytes) {
-      // How much a reading takes changes little: the second try fits nearly always.
-      to = from + Math.max(1, Math.floor((to - from) * (maxBytes / data.length) * 0.985));
-      data = encodeColumns(readings, from, to);
-    }
-    if (isLast) size = Math.ceil((to - from) * 1.02);
-    found.push(toValues(readings, from, to, data));
-    from = to;
-  }
-  return found;
-}
-
-function toValues({ ids, times }: Columns, from: number, to: number, data: Buffer): BlockValues {
-  let minId = Infinity;
-  let maxId = 0;
-  for (let i = from; i < to; i++) {
-    const id = ids[i] as number;
-    if (id < minId) minId = id;
-    if (id > maxId) maxId = id;
-  }
-  return {
-    startAt: times[from] as number,
-    startId: ids[from] as number,
-    endAt: times[to - 1] as number,
-    count: to - from,
-    minId,
-    maxId,
-    data,
   };
 }
