@@ -15,7 +15,7 @@ const maxCached = 128;
 /** To pack what is left of a block anew takes as long as to remove so many. */
 const rowsPerCut = 8;
 
-type FirstRow = [pk: number, startAt: number, endAt: number, count: number, maxId: number];
+type Extent = [startAt: number, endAt: number, count: number, maxId: number];
 type StartRow = [pk: number, startAt: number, startId: number];
 type BlockRow = [pk: number, startAt: number, startId: number, data: Buffer];
 
@@ -58,7 +58,7 @@ export interface Blocks {
   merge(sensorPk: number, readings: Columns): void;
   replace(id: number, valueAt: number, value: number): void;
   remove(id: number): void;
-  /** Removes about `limit` readings of a sensor, block by block. @returns how many */
+  /** Removes about `limit` readings of a sensor, block by block. Damaged ones: see {@link merge}. @returns how many */
   removeOf(sensorPk: number, limit: number): number;
   /** See {@link Readings.removeBefore}. */
   removeBefore(sensorPk: number, bound: Bound, limit: number): Removed;
@@ -124,11 +124,8 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
        min_id = :minId, max_id = :maxId, data = :data WHERE pk = :pk`,
   );
   const remove = sqlite.prepare<[pk: number]>("DELETE FROM blocks WHERE pk = ?");
-  const first = sqlite
-    .prepare<[sensorPk: number], FirstRow>(
-      `SELECT pk, start_at, end_at, count, max_id FROM blocks WHERE sensor_pk = +?
-       ORDER BY start_at, start_id LIMIT 1`,
-    )
+  const extentOf = sqlite
+    .prepare<[pk: number], Extent>("SELECT start_at, end_at, count, max_id FROM blocks WHERE pk = ?")
     .raw();
   const dataOf = sqlite.prepare<[pk: number], Buffer>("SELECT data FROM blocks WHERE pk = ?").pluck();
   const firstEnd = sqlite
@@ -147,6 +144,8 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
   const cache = new Map<number, Columns>();
   /** Blocks that could not be read when readings were to be put into them. */
   const unreadable = new Set<number>();
+  /** Blocks that could not be removed, nor a part of them. */
+  const stuck = new Set<number>();
   /** Blocks that could not be written: to make room, SQLite needs the pages beside theirs. */
   const unwritable = new Set<number>();
 
@@ -243,6 +242,27 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
     cache.delete(pk);
     unreadable.delete(pk);
     unwritable.delete(pk);
+  }
+
+  /** A sensor's blocks, oldest first; those that are damaged are passed over from the second time on. */
+  function* firstBlocks(sensorPk: number): Generator<[pk: number, ...Extent]> {
+    let place = startAbove.get(sensorPk, -Infinity, 0);
+    while (place !== undefined) {
+      const [pk, startAt, startId] = place;
+      const extent = stuck.has(pk) ? undefined : remember(pk, () => extentOf.get(pk));
+      if (extent !== undefined) yield [pk, ...extent];
+      place = startAbove.get(sensorPk, startAt, startId);
+    }
+  }
+
+  /** Where `work` finds a block damaged, SQLite writes nothing more in this transaction; it is left alone in the next. */
+  function remember<T>(pk: number, work: () => T): T {
+    try {
+      return work();
+    } catch (error) {
+      if (isDamage(error)) stuck.add(pk);
+      throw error;
+    }
   }
 
   function merge(sensorPk: number, added: Columns): void {
@@ -365,34 +385,31 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
     },
     removeOf(sensorPk, limit) {
       let removed = 0;
-      while (removed < limit) {
-        const row = first.get(sensorPk);
-        if (row === undefined) break;
-        const [pk, , , count] = row;
-        drop(pk);
+      for (const [pk, , , count] of firstBlocks(sensorPk)) {
+        remember(pk, () => drop(pk));
         removed += count;
+        if (removed >= limit) break;
       }
       noteChange(sensorPk);
       return removed;
     },
     removeBefore(sensorPk, { at, upToId }, limit) {
       const removed = { readings: 0, rows: 0 };
-      while (removed.rows < limit) {
-        const row = first.get(sensorPk);
-        if (row === undefined) break;
-        const [pk, startAt, endAt, count, highestId] = row;
-        if (startAt >= at || highestId > upToId) break;
+      for (const [pk, startAt, endAt, count, highestId] of firstBlocks(sensorPk)) {
+        if (removed.rows >= limit || startAt >= at || highestId > upToId) break;
         if (endAt < at) {
-          drop(pk);
+          remember(pk, () => drop(pk));
           removed.readings += count;
           removed.rows += 1;
           continue;
         }
-        const block = decodeColumns(dataOf.get(pk) as Buffer);
-        const gone = placeIn(block, { at, id: 0 });
-        write(sensorPk, pk, slice(block, gone, block.ids.length), endOf(sensorPk).at === endAt);
-        removed.readings += gone;
-        removed.rows += rowsPerCut;
+        remember(pk, () => {
+          const block = decodeColumns(dataOf.get(pk) as Buffer);
+          const gone = placeIn(block, { at, id: 0 });
+          write(sensorPk, pk, slice(block, gone, block.ids.length), endOf(sensorPk).at === endAt);
+          removed.readings += gone;
+          removed.rows += rowsPerCut;
+        });
         break;
       }
       if (removed.rows > 0) noteChange(sensorPk);

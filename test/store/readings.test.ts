@@ -392,6 +392,62 @@ for (const damaged of ["page", "bytes"] as const) {
   });
 }
 
+for (const damaged of ["page", "bytes"] as const) {
+  test(`a block damaged in its ${damaged}: what is older and what is newer can be removed all the same`, async () => {
+    const own = makeFolder();
+    const path = join(own.folder, "store.db");
+    const options = { maxRecent: 1_000 };
+    let { sqlite, readings, writer } = openStore(path, options);
+    const random = createRandom(2);
+    try {
+      for (let from = 0; from < 20_000; from += 500) {
+        await writer.submit(() => {
+          for (let i = from; i < from + 500; i++) readings.append(1 + (i % 2), i, random());
+        });
+      }
+      while (await writer.submit(() => readings.seal(readings.lastId(), 5_000)));
+      const [pk, data, startAt, count] = sqlite
+        .prepare<[], [pk: number, data: Buffer, startAt: number, count: number]>(
+          "SELECT pk, data, start_at, count FROM blocks WHERE sensor_pk = 1 ORDER BY start_at LIMIT 1 OFFSET 3",
+        )
+        .raw()
+        .get() as [number, Buffer, number, number];
+      if (damaged === "bytes") sqlite.prepare("UPDATE blocks SET data = zeroblob(length(data)) WHERE pk = ?").run(pk);
+      sqlite.close();
+      if (damaged === "page") damagePage(path, data);
+      ({ sqlite, readings, writer } = openStore(path, options));
+      const errors: unknown[] = [];
+      const removeAll = async (remove: () => number): Promise<number> => {
+        for (let removed = 0; ;) {
+          const more = await writer.submit(remove).catch((error: unknown) => void errors.push(error));
+          if (more === 0) return removed;
+          removed += more ?? 0;
+          expect(errors.length).toBeLessThan(20);
+        }
+      };
+      const blocksOf = (sensorPk: number) =>
+        sqlite
+          .prepare("SELECT count(*) FROM blocks INDEXED BY blocks_sensor_time WHERE sensor_pk = ?")
+          .pluck()
+          .get(sensorPk);
+      // Up to the middle of the damaged block.
+      const bound = { at: startAt + count, upToId: readings.lastId() };
+      const before = await removeAll(() => readings.removeBefore(1, bound, 2).readings);
+      expect(before).toBeGreaterThan(0);
+      expect(errors.length).toBeGreaterThan(0);
+      await removeAll(() => readings.removeOf(1, 500));
+      // A block that SQLite can read goes with the others, whatever is in it.
+      if (damaged === "page") expect(blocksOf(1)).toBeLessThan(5);
+      else expect(blocksOf(1)).toBeLessThan(2);
+      const whole = { sensorPk: 2, from: -Infinity, before: { at: Infinity, id: 0 }, limit: 100_000 };
+      expect(readings.page(whole)).toHaveLength(10_000);
+    } finally {
+      sqlite.close();
+      own.remove();
+    }
+  });
+}
+
 /** Writes over the page that holds a block. */
 function damagePage(path: string, data: Buffer): void {
   const size = 4_096;
