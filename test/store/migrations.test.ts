@@ -10,7 +10,8 @@ import { openStore } from "../../src/store/open.ts";
 import { makeFolder } from "../support/gateway.ts";
 import { readReadings } from "../support/stored.ts";
 
-// A store of an earlier schema is brought to the newest with everything in it, and copied first.
+// A store of an earlier schema is brought to the newest with everything in it, and copied first. What is in the stores that
+// earlier versions have really left behind, and what becomes of it: fixtures.test.ts.
 
 let own: ReturnType<typeof makeFolder>;
 let path: string;
@@ -100,6 +101,24 @@ test.each(migrations.slice(1).map(({ name }, i) => [i + 1, name] as const))(
     expect(look(`${path}-schema-${schema}.bak`)).toEqual({ ...kept, schema });
   },
 );
+
+test("more readings than are moved at a time keep their order, also where one instant's are parted", async () => {
+  makeStoreOf(5);
+  const sqlite = new Sqlite(path);
+  sqlite.exec(
+    `WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 39999)
+     INSERT INTO readings (sensor_pk, value_at, value) SELECT 1, 1000 * (i / 3), i FROM n`,
+  );
+  sqlite.close();
+  await openAndClose();
+  const added = Array.from({ length: 40_000 }, (_, i) => ({
+    id: i + 2,
+    sensorPk: 1,
+    valueAt: 1_000 * Math.floor(i / 3),
+    value: i,
+  }));
+  expect(readReadings(path)).toEqual([reading, ...added]);
+});
 
 test("a copy that was broken off does not count as one", async () => {
   makeStoreOf(1);
