@@ -1,9 +1,12 @@
-import { and, asc, count, eq, exists, or, sql, type SQL } from "drizzle-orm";
+import { and, asc, count, eq, exists, inArray, min, or, sql } from "drizzle-orm";
+import { alias } from "drizzle-orm/sqlite-core";
+import type { Db } from "../store/open.ts";
 import { actors, devices, sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { addEdited, changeStatus, findAnyDevice, getAnyDevice, type Device } from "./devices.ts";
 import { DomainError } from "./errors.ts";
 import { newUuid, parseUuid } from "./ids.ts";
+import { prepareOnce, prepareQuery } from "./prepared.ts";
 import type { Patch } from "./schemas.ts";
 import { firstInstant } from "./retention.ts";
 import { deviceStatus, displayId, wordColumn, type StatusWord } from "./status.ts";
@@ -18,13 +21,24 @@ export interface DeviceSummary {
   lastSeenAt: number | null;
 }
 
+export interface LastReading {
+  at: number;
+  value: number;
+}
+
+/** A device in a list. */
+export interface ListedDevice extends DeviceSummary {
+  /** That of its primary sensor, null where there is none; absent where it was not asked for. */
+  lastReading?: LastReading | null;
+}
+
 export interface SensorSummary {
   id: string;
   name: string;
   type: string;
   unit: string | null;
   isActive: boolean;
-  lastReading: { at: number; value: number } | undefined;
+  lastReading: LastReading | undefined;
 }
 
 export interface DeviceDetail extends DeviceSummary {
@@ -33,55 +47,102 @@ export interface DeviceDetail extends DeviceSummary {
   actors: { id: string; name: string; type: string; isActive: boolean }[];
 }
 
-/** Its own type, else that of its first sensor. */
-const typeColumn = (ctx: Ctx): SQL<string> =>
-  sql<string>`coalesce(${devices.type}, ${ctx.db.select({ type: sensors.type }).from(sensors).where(eq(sensors.devicePk, devices.pk)).orderBy(asc(sensors.pk)).limit(1)}, 'unknown')`;
+/** For a query over devices that joins each with its primary sensor. */
+function isPrimary(db: Db) {
+  const own = alias(sensors, "own");
+  return eq(
+    sensors.pk,
+    db
+      .select({ pk: min(own.pk) })
+      .from(own)
+      .where(eq(own.devicePk, devices.pk)),
+  );
+}
 
-const summaryColumns = (ctx: Ctx) => ({
+/** Of such a query. */
+const summaryColumns = (db: Db) => ({
   id: displayId,
   name: devices.name,
-  type: typeColumn(ctx),
-  status: wordColumn(ctx.db),
+  type: sql<string>`coalesce(${devices.type}, ${sensors.type}, 'unknown')`,
+  status: wordColumn(db),
   lastSeenAt: devices.lastSeenAt,
 });
 
-export interface DeviceQuery {
+export interface DeviceFilter {
   status?: StatusWord | undefined;
   /** The device's type, or that of any of its sensors. */
   type?: string | undefined;
+}
+
+export interface DeviceQuery extends DeviceFilter {
   limit: number;
   offset: number;
+  /** Whether the last readings are asked for. */
+  hasLastReading?: boolean;
 }
+
+type ListRow = [
+  ...summary: [id: string, name: string, type: string, status: StatusWord, lastSeenAt: number | null],
+  sensorPk: number | null,
+  droppedBefore: number | null,
+];
+
+/** The statements of a list, for each of the filters given or not. */
+function prepareList(db: Db, given: Record<keyof DeviceFilter, boolean>) {
+  const ofSensor = db
+    .select({ one: sql`1` })
+    .from(sensors)
+    .where(and(eq(sensors.devicePk, devices.pk), eq(sensors.type, sql.placeholder("type"))));
+  const where = and(
+    given.status ? sql`${wordColumn(db)} = ${sql.placeholder("status")}` : undefined,
+    given.type ? or(eq(devices.type, sql.placeholder("type")), exists(ofSensor)) : undefined,
+  );
+  const order = [asc(devices.createdAt), asc(devices.pk)] as const;
+  // What a page shows is looked up for the devices on it alone, and not for all that are sorted to find them.
+  const page = db
+    .select({ pk: devices.pk })
+    .from(devices)
+    .where(where)
+    .orderBy(...order)
+    .limit(sql.placeholder("limit"))
+    .offset(sql.placeholder("offset"));
+  return {
+    rows: prepareQuery<ListRow>(
+      db,
+      db
+        .select({ ...summaryColumns(db), sensorPk: sensors.pk, droppedBefore: sensors.droppedBefore })
+        .from(devices)
+        .leftJoin(sensors, isPrimary(db))
+        .where(inArray(devices.pk, page))
+        .orderBy(...order),
+    ),
+    total: prepareQuery<[number]>(db, db.select({ n: count() }).from(devices).where(where)),
+  };
+}
+
+const lists = prepareOnce((db) => ({
+  all: prepareList(db, { status: false, type: false }),
+  ofStatus: prepareList(db, { status: true, type: false }),
+  ofType: prepareList(db, { status: false, type: true }),
+  ofBoth: prepareList(db, { status: true, type: true }),
+}));
 
 /** Devices, oldest first. */
 export function listSummaries(
   ctx: Ctx,
-  { status, type, limit, offset }: DeviceQuery,
-): { devices: DeviceSummary[]; total: number } {
-  const where = and(
-    status === undefined ? undefined : sql`${wordColumn(ctx.db)} = ${status}`,
-    type === undefined
-      ? undefined
-      : or(
-          eq(devices.type, type),
-          exists(
-            ctx.db
-              .select({ one: sql`1` })
-              .from(sensors)
-              .where(and(eq(sensors.devicePk, devices.pk), eq(sensors.type, type))),
-          ),
-        ),
-  );
+  { hasLastReading = false, ...query }: DeviceQuery,
+): { devices: ListedDevice[]; total: number } {
+  const { all, ofStatus, ofType, ofBoth } = lists(ctx.db);
+  const [without, withType] = query.status === undefined ? [all, ofType] : [ofStatus, ofBoth];
+  const { rows, total } = query.type === undefined ? without : withType;
   return {
-    devices: ctx.db
-      .select(summaryColumns(ctx))
-      .from(devices)
-      .where(where)
-      .orderBy(asc(devices.createdAt), asc(devices.pk))
-      .limit(limit)
-      .offset(offset)
-      .all(),
-    total: ctx.db.select({ n: count() }).from(devices).where(where).get()?.n ?? 0,
+    devices: rows({ ...query }).map(([id, name, type, status, lastSeenAt, sensorPk, droppedBefore]) => {
+      const device: ListedDevice = { id, name, type, status, lastSeenAt };
+      if (hasLastReading)
+        device.lastReading = sensorPk === null ? null : (findLastReading(ctx, { pk: sensorPk, droppedBefore }) ?? null);
+      return device;
+    }),
+    total: total({ ...query })[0]?.[0] ?? 0,
   };
 }
 
@@ -89,8 +150,9 @@ export function listSummaries(
 export function getDetail(ctx: Ctx, id: string): DeviceDetail {
   const device = getAnyDevice(ctx, id);
   const summary = ctx.db
-    .select(summaryColumns(ctx))
+    .select(summaryColumns(ctx.db))
     .from(devices)
+    .leftJoin(sensors, isPrimary(ctx.db))
     .where(eq(devices.pk, device.pk))
     .get() as DeviceSummary;
   const ofDevice = ctx.db.select().from(sensors).where(eq(sensors.devicePk, device.pk)).orderBy(asc(sensors.pk)).all();
@@ -115,7 +177,10 @@ export function getDetail(ctx: Ctx, id: string): DeviceDetail {
 }
 
 /** The newest by its own time: back-fill never becomes the latest. */
-function findLastReading(ctx: Ctx, { pk, droppedBefore }: Sensor): { at: number; value: number } | undefined {
+function findLastReading(
+  ctx: Ctx,
+  { pk, droppedBefore }: Pick<Sensor, "pk" | "droppedBefore">,
+): LastReading | undefined {
   const newest = ctx.readings.newest(pk);
   if (newest === undefined || newest.valueAt < (droppedBefore ?? firstInstant)) return undefined;
   return { at: newest.valueAt, value: newest.value };

@@ -1,3 +1,4 @@
+import { fillPlaceholders } from "drizzle-orm";
 import type { Db } from "../store/open.ts";
 
 /**
@@ -11,4 +12,17 @@ export function prepareOnce<T>(prepare: (db: Db) => T): (db: Db) => T {
     if (found === undefined) prepared.set(db, (found = prepare(db)));
     return found;
   };
+}
+
+/**
+ * A query of Drizzle's, built once and run as it stands, without Drizzle: its rows are the columns in the order in which they
+ * were selected. `values`: those of its placeholders.
+ */
+export function prepareQuery<Row extends unknown[]>(
+  { $client }: Db,
+  query: { toSQL(): { sql: string; params: unknown[] } },
+): (values: Record<string, unknown>) => Row[] {
+  const { sql, params } = query.toSQL();
+  const statement = $client.prepare<unknown[], Row>(sql).raw();
+  return (values) => statement.all(...fillPlaceholders(params, values));
 }

@@ -98,16 +98,25 @@ function listVariants(dataset: Dataset): Query[][] {
   return (bySensor[0] as Query[]).map((_, kind) => bySensor.map((queries) => queries[kind] as Query));
 }
 
+interface DevicePage {
+  devices: { lastReading: string | null; lastValue: number | null }[];
+}
+
 /** The list of a thousand devices, page by page. */
 const listOfDevices: Query = {
-  name: `list of ${devices.toLocaleString("en")} devices`,
+  name: `list of ${devices.toLocaleString("en")} devices with last values`,
   goal: 10,
   paths: Array.from(
     { length: devices / pageOfDevices },
-    (_, page) => `/v1/devices?limit=${pageOfDevices}&offset=${page * pageOfDevices}`,
+    (_, page) => `/v1/devices?include=lastReading&limit=${pageOfDevices}&offset=${page * pageOfDevices}`,
   ),
-  check: (bodies) =>
-    bodies.every((body) => (JSON.parse(body) as { devices: unknown[] }).devices.length === pageOfDevices),
+  check(bodies) {
+    const listed = bodies.flatMap((body) => (JSON.parse(body) as DevicePage).devices);
+    return (
+      listed.length === devices &&
+      listed.every(({ lastReading, lastValue }) => lastReading !== null && typeof lastValue === "number")
+    );
+  },
 };
 
 /** PUBACKs of one device: with a query running all the time, and without. */
@@ -160,11 +169,7 @@ async function measureDevices(): Promise<Figure> {
   await using gateway = await startGateway(folder.path, { env });
   using client = createClient(gateway.url, await logIn(gateway.url));
   const ms = median(await time(client, [listOfDevices], 50));
-  const { body } = await client.get(listOfDevices.paths[0] as string);
-  const hasValues = body.includes('"lastValue"');
-  const how = hasValues ? "with last values" : "WITHOUT last values, which no list has";
-  const figure = atMost(`queries: ${listOfDevices.name}, ${how}`, ms, listOfDevices.goal, "ms");
-  return { ...figure, isMet: hasValues && figure.isMet === true };
+  return atMost(`queries: ${listOfDevices.name}`, ms, listOfDevices.goal, "ms");
 }
 
 export async function measureQueries(): Promise<Figure[]> {

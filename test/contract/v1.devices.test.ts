@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { logIn, type Answer, type Api } from "../support/client.ts";
 import { startLocalGateway, type LocalGateway } from "../support/gateway.ts";
 
@@ -224,6 +224,121 @@ describe("GET /v1/devices", () => {
     [`type=${"t".repeat(256)}`, "type"],
   ])("answers 400 to ?%s", async (query, field) => {
     expect(shown(await reader("GET", `/v1/devices?${query}`))).toEqual(invalid(field));
+  });
+});
+
+describe("GET /v1/devices?include=lastReading", () => {
+  let list: LocalGateway;
+  let reader: Api;
+  const readText = async (path: string): Promise<string> => {
+    const response = await fetch(list.url + path, { headers: { Authorization: `Bearer ${reader.token}` } });
+    return response.text();
+  };
+  const listed = async (query = ""): Promise<Answer["body"][]> =>
+    (await reader("GET", `/v1/devices?include=lastReading&limit=100${query}`)).body.devices;
+  const send = (id: string, timestamp: string, value: number, sensor = ""): Promise<Answer> =>
+    reader("POST", `/v1/data/${id}${sensor && `?sensor=${sensor}`}`, { timestamp, value });
+
+  beforeEach(async () => {
+    clock = start;
+    list = await startLocalGateway({ env, now: () => clock });
+    reader = await logIn(list.url);
+  });
+  afterEach(() => list.close());
+
+  test("adds to each device the time and the value of its newest reading, and to the list without it nothing", async () => {
+    for (const id of ["one", "two"]) await reader("POST", "/v1/devices", { id, name: id, type: "temperature" });
+    await send("one", "2026-02-06T19:59:58.250Z", -0.5);
+    const one = '{"id":"one","name":"one","type":"temperature","status":"online","lastSeen":"2026-02-06T20:00:00Z"';
+    const two = '{"id":"two","name":"two","type":"temperature","status":"offline","lastSeen":null';
+    const end = '],"total":2,"limit":50,"offset":0}';
+    expect(await readText("/v1/devices")).toBe(`{"devices":[${one}},${two}}${end}`);
+    expect(await readText("/v1/devices?include=lastReading")).toBe(
+      `{"devices":[${one},"lastReading":"2026-02-06T19:59:58.250Z","lastValue":-0.5},${two},"lastReading":null,"lastValue":null}${end}`,
+    );
+  });
+
+  test("means the primary sensor, as the first one in the device's details has it", async () => {
+    const { uuid: uuidOfOne } = (await reader("POST", "/v1/devices", { id: "one", name: "One", type: "t" })).body;
+    const input = { device_id: uuidOfOne, name: "Second", type: "humidity", data_type_id: 2 };
+    const { id: second } = (await reader("POST", "/sensors", input)).body;
+    await send("one", "2026-02-06T19:00:00Z", 55, second);
+    expect(await listed()).toMatchObject([{ id: "one", type: "t", lastReading: null, lastValue: null }]);
+    await send("one", "2026-02-06T18:00:00Z", 20);
+    const { sensors } = (await reader("GET", "/v1/devices/one")).body;
+    const [{ lastReading, lastValue }] = sensors;
+    expect([lastReading, lastValue]).toEqual(["2026-02-06T18:00:00Z", 20]);
+    expect(await listed()).toMatchObject([{ id: "one", lastReading, lastValue }]);
+  });
+
+  test("follows each reading that comes, changes or goes, and no back-fill", async () => {
+    await reader("POST", "/v1/devices", { id: "one", name: "One", type: "t" });
+    const last = async () => (await listed()).map(({ lastReading, lastValue }) => [lastReading, lastValue]);
+    await send("one", "2026-02-06T19:00:00Z", 1);
+    await send("one", "2026-02-06T18:00:00Z", 2);
+    expect(await last()).toEqual([["2026-02-06T19:00:00Z", 1]]);
+    await send("one", "2026-02-06T19:00:00Z", 3); // of one instant the one that came last
+    expect(await last()).toEqual([["2026-02-06T19:00:00Z", 3]]);
+    const [{ id }] = (await reader("GET", "/sensor-readings?limit=1")).body;
+    await reader("PUT", `/sensor-readings/${id}`, { value: 4, value_at: "2026-02-06T19:30:00Z" });
+    expect(await last()).toEqual([["2026-02-06T19:30:00Z", 4]]);
+    await reader("DELETE", `/sensor-readings/${id}`);
+    expect(await last()).toEqual([["2026-02-06T19:00:00Z", 1]]);
+  });
+
+  test("goes with filters and pages, and with devices that have no sensor", async () => {
+    for (const [i, id] of ["a", "b", "c", "d"].entries()) {
+      await reader("POST", "/v1/devices", { id, name: id, type: i % 2 === 0 ? "t" : "u" });
+      if (i < 3) await send(id, "2026-02-06T19:00:00Z", i);
+    }
+    const shed = { name: "Shed", description: "", location: "", status_id: 2 };
+    expect((await reader("POST", "/devices", shed)).status).toBe(201);
+    const values = (devices: Answer["body"][]) => devices.map(({ id, lastValue }) => [id, lastValue]);
+    expect(values(await listed())).toEqual([
+      ["a", 0],
+      ["b", 1],
+      ["c", 2],
+      ["d", null],
+      [expect.any(String), null],
+    ]);
+    expect(values(await listed("&type=t"))).toEqual([
+      ["a", 0],
+      ["c", 2],
+    ]);
+    expect(values(await listed("&type=u&status=offline"))).toEqual([["d", null]]);
+    expect(values(await listed("&status=online&offset=1"))).toEqual([
+      ["b", 1],
+      ["c", 2],
+    ]);
+  });
+
+  test("lists the oldest first by when they were made, whatever the clock has done", async () => {
+    for (const [id, at] of [
+      ["late", 2_000],
+      ["early", 0],
+      ["middle", 1_000],
+      ["too", 1_000],
+    ] as const) {
+      clock = start + at;
+      await reader("POST", "/v1/devices", { id, name: id, type: "t" });
+    }
+    expect((await listed()).map(({ id }) => id)).toEqual(["early", "middle", "too", "late"]);
+    expect((await listed("&offset=2")).map(({ id }) => id)).toEqual(["too", "late"]);
+  });
+
+  test.each([
+    "include=",
+    "include=lastreading",
+    "include=sensors",
+    "include=lastReading,sensors",
+    "include=%20lastReading",
+  ])("answers 400 to ?%s", async (query) => {
+    expect(shown(await reader("GET", `/v1/devices?${query}`))).toEqual({
+      status: 400,
+      body: {
+        error: { code: "VALIDATION_ERROR", message: "include must be lastReading", details: { field: "include" } },
+      },
+    });
   });
 });
 

@@ -1,7 +1,7 @@
 import * as fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { updateComponent } from "../../src/core/components.ts";
-import { getDetail } from "../../src/core/device-list.ts";
+import { getDetail, listSummaries } from "../../src/core/device-list.ts";
 import { addExact, roundSum, type ExactSum } from "../../src/core/exact-sum.ts";
 import { createBuckets, openZone, utc, type Interval, type Zone } from "../../src/core/intervals.ts";
 import { readData } from "../../src/core/points.ts";
@@ -156,9 +156,17 @@ describe("readings that are too old", () => {
     await add(1, limit90 - 1);
     await rollUpAll();
     const last = () => t.read((ctx) => getDetail(ctx, sensor.deviceId)).sensors[0]?.lastReading;
+    const listed = () =>
+      t.read((ctx) => listSummaries(ctx, { limit: 1, offset: 0, hasLastReading: true })).devices[0]?.lastReading;
     expect(last()).toEqual({ at: limit90 - 1, value: 1 });
+    expect(listed()).toEqual(last());
     await sweep();
-    expect(last()).toBeUndefined();
+    expect([last(), listed()]).toEqual([undefined, null]);
+    await add(2, limit90 - 2); // comes late, and goes with the next round
+    expect([last(), listed()]).toEqual([undefined, null]);
+    await add(3, limit90);
+    expect(last()).toEqual({ at: limit90, value: 3 });
+    expect(listed()).toEqual(last());
   });
 
   test("stay where they are to be kept for ever", async () => {

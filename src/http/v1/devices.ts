@@ -11,7 +11,7 @@ import {
   deviceUpdate,
   successSchema,
   toDetail,
-  toSummary,
+  toListed,
 } from "./shapes.ts";
 
 export interface DeviceDeps {
@@ -32,9 +32,9 @@ export const deviceRoutes = ({ isConnected }: DeviceDeps) => [
     query: deviceQuery,
     status: 200,
     response: deviceListSchema,
-    handle({ read }, { query }) {
-      const { devices, total } = read((ctx) => listSummaries(ctx, query));
-      return { devices: devices.map(toSummary), total, limit: query.limit, offset: query.offset };
+    handle({ read }, { query: { include, ...query } }) {
+      const { devices, total } = read((ctx) => listSummaries(ctx, { ...query, hasLastReading: include !== undefined }));
+      return { devices: devices.map(toListed), total, limit: query.limit, offset: query.offset };
     },
   }),
   route({

@@ -1,6 +1,6 @@
 import * as v from "valibot";
 import type { DomainError, ErrorCode } from "../../core/errors.ts";
-import type { DeviceDetail, DeviceSummary } from "../../core/device-list.ts";
+import type { DeviceDetail, DeviceSummary, ListedDevice } from "../../core/device-list.ts";
 import { countText, integer, label, text } from "../../core/schemas.ts";
 import { statusWords } from "../../core/status.ts";
 import { formatInstant } from "../../core/time.ts";
@@ -66,6 +66,12 @@ export const deviceParams = v.object({ deviceId: label(64) });
 export const deviceQuery = v.object({
   status: v.optional(v.picklist(statusWords, `must be one of ${statusWords.join(", ")}`)),
   type: v.optional(text(255)),
+  include: v.optional(
+    v.pipe(
+      v.picklist(["lastReading"], "must be lastReading"),
+      v.description("Adds to each device `lastReading` and `lastValue`: its primary sensor's newest reading"),
+    ),
+  ),
   ...pageQuery(100, 50),
 });
 
@@ -106,10 +112,17 @@ const summaryEntries = {
   lastSeen: v.nullable(timestamp),
 };
 
-export const summarySchema = v.pipe(v.object(summaryEntries), v.title("DeviceSummary"));
+const listedSchema = v.pipe(
+  v.object({
+    ...summaryEntries,
+    lastReading: v.optional(v.pipe(v.nullable(timestamp), v.description("With `include=lastReading`"))),
+    lastValue: v.optional(v.pipe(v.nullable(v.number()), v.description("Likewise"), v.examples([21.5]))),
+  }),
+  v.title("DeviceSummary"),
+);
 
 export const deviceListSchema = v.object({
-  devices: v.array(summarySchema),
+  devices: v.array(listedSchema),
   total: v.pipe(v.number(), v.integer()),
   limit: v.pipe(v.number(), v.integer()),
   offset: v.pipe(v.number(), v.integer()),
@@ -146,7 +159,7 @@ export const detailSchema = v.pipe(
     model: v.nullable(v.string()),
     location: v.pipe(v.string(), v.examples(["Living room"])),
     connected: v.pipe(v.boolean(), v.description("An MQTT session of its own is open")),
-    lastReading: v.nullable(timestamp),
+    lastReading: v.pipe(v.nullable(timestamp), v.description("The newest of all its sensors")),
     createdAt: timestamp,
     updatedAt: timestamp,
     sensors: v.array(sensorSchema),
@@ -165,6 +178,22 @@ export const toSummary = ({ id, name, type, status, lastSeenAt }: DeviceSummary)
   status,
   lastSeen: toTime(lastSeenAt),
 });
+
+/** Field by field: a hundred spreads are a tenth of what a page takes. */
+export function toListed(device: ListedDevice) {
+  const { lastReading } = device;
+  if (lastReading === undefined) return toSummary(device);
+  const { id, name, type, status, lastSeen } = toSummary(device);
+  return {
+    id,
+    name,
+    type,
+    status,
+    lastSeen,
+    lastReading: toTime(lastReading?.at),
+    lastValue: lastReading?.value ?? null,
+  };
+}
 
 export function toDetail(detail: DeviceDetail, isConnected: boolean) {
   const { device, sensors, actors } = detail;
