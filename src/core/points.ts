@@ -8,7 +8,7 @@ import { DomainError } from "./errors.ts";
 import type { Interval, Zone } from "./intervals.ts";
 import { requireAccess, spendRecords } from "./products.ts";
 import { recordReading } from "./readings.ts";
-import { firstInstant } from "./retention.ts";
+import { firstInstant, readDroppedBefore } from "./retention.ts";
 import { ofOneMoment } from "./moment.ts";
 import { aggregateRange, aggregateSeries, type Aggregation } from "./series.ts";
 import { maxAheadMs } from "./time.ts";
@@ -104,8 +104,8 @@ export function* readData(ctx: Ctx, deviceId: string, query: DataQuery, atMost =
   const { aggregation, interval, zone, limit, from, to } = query;
   const range = { sensorPk: sensor.pk, from, to };
   if (aggregation === undefined) {
-    const kept = { ...range, from: Math.max(from ?? firstInstant, sensor.droppedBefore ?? firstInstant) };
     return yield* ofOneMoment(ctx, sensor.pk, function* () {
+      const kept = { ...range, from: Math.max(from ?? firstInstant, readDroppedBefore(ctx, sensor.pk)) };
       const points = listNewest(ctx, kept, Math.min(limit ?? defaultLimit, atMost));
       const [all] = yield* aggregateRange(ctx, kept, "count");
       return { device, unit: sensor.unit, points, total: all?.value ?? 0 };
