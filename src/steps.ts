@@ -12,9 +12,19 @@ export function runToEnd<T>(steps: Steps<T>): T {
   }
 }
 
+/** Nobody waits for what would have come of a work any more. */
+export class GivenUpError extends Error {
+  constructor() {
+    super("given up: nobody waits for it any more");
+  }
+}
+
 export interface Turns {
-  /** Does the work in turn with everything else, and with other work of its kind. Rejects with what it throws. */
-  run<T>(steps: Steps<T>): Promise<T>;
+  /**
+   * Does the work in turn with everything else, and with other work of its kind. Rejects with what it throws, and with
+   * {@link GivenUpError} where `isWanted`, asked before each turn, says that it need not be done.
+   */
+  run<T>(steps: Steps<T>, isWanted?: () => boolean): Promise<T>;
 }
 
 /** So much of each round of the event loop is for such work. */
@@ -61,11 +71,12 @@ export function createTurns(): Turns {
   }
 
   return {
-    run: (steps) =>
+    run: (steps, isWanted = () => true) =>
       new Promise((resolve, reject) => {
         const task: Task = {
           goOn(until) {
             try {
+              if (!isWanted()) throw new GivenUpError();
               do {
                 const step = steps.next();
                 if (step.done === true) {

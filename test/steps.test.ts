@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { createTurns, runToEnd, type Steps } from "../src/steps.ts";
+import { createTurns, GivenUpError, runToEnd, type Steps } from "../src/steps.ts";
 
 /** Longer than a turn. */
 function work(): void {
@@ -72,6 +72,19 @@ test("a work that fails rejects, and the others go on", async () => {
   const [bad, good] = await Promise.allSettled([turns.run(failing()), turns.run(workOf("good", 3, seen))]);
   expect(bad).toMatchObject({ status: "rejected", reason: { message: "no" } });
   expect(good).toEqual({ status: "fulfilled", value: "good" });
+});
+
+test("a work that nobody wants any more is given up, and the others go on", async () => {
+  const turns = createTurns();
+  const seen: string[] = [];
+  const isWanted = (): boolean => seen.filter((name) => name === "left").length < 2;
+  const [left, good] = await Promise.allSettled([
+    turns.run(workOf("left", 1_000, seen), isWanted),
+    turns.run(workOf("good", 4, seen)),
+  ]);
+  expect(left).toMatchObject({ status: "rejected", reason: expect.any(GivenUpError) });
+  expect(good).toEqual({ status: "fulfilled", value: "good" });
+  expect(seen).toEqual(["left", "left", "good", "good", "good", "good"]);
 });
 
 test("all at once it comes to the same", () => {

@@ -38,9 +38,9 @@ export interface Domain {
   read<T>(actor: Actor, verb: (ctx: Ctx) => T): T;
   /**
    * {@link read} for a verb that takes more than a millisecond. Between two steps others read and write: a verb that needs
-   * all of one moment sees to it (see `ofOneMoment`).
+   * all of one moment sees to it (see `ofOneMoment`). Where `isWanted` says no between them, it rejects with `GivenUpError`.
    */
-  readInSteps<T>(actor: Actor, verb: (ctx: Ctx) => Steps<T>): Promise<T>;
+  readInSteps<T>(actor: Actor, verb: (ctx: Ctx) => Steps<T>, isWanted?: () => boolean): Promise<T>;
   /**
    * Runs a verb that writes in the next shared transaction. Settles after COMMIT; the verb's events are emitted then,
    * and only then. A verb may run twice (see Writer.submit): apart from the store it changes nothing.
@@ -150,8 +150,8 @@ export function createDomain({
         throw scope.explain(error);
       }
     },
-    async readInSteps(actor, verb) {
-      return await turns.run(verb(open(actor, emitNothing))).catch((error: unknown) => {
+    async readInSteps(actor, verb, isWanted) {
+      return await turns.run(verb(open(actor, emitNothing)), isWanted).catch((error: unknown) => {
         throw scope.explain(error);
       });
     },

@@ -20,6 +20,7 @@ export interface Call extends Caller {
   /** Ends the connection without another word: for a stream that nobody reads. */
   cutOff(): void;
   read<T>(verb: (ctx: Ctx) => T): T;
+  /** Rejects with `GivenUpError` when whoever has asked has hung up. */
   readInSteps<T>(verb: (ctx: Ctx) => Steps<T>): Promise<T>;
   commit<T>(verb: (ctx: Ctx) => T): Promise<T>;
 }
@@ -124,15 +125,18 @@ export function mountRoutes(app: Hono, dialect: Dialect, routes: readonly Route[
   }
 }
 
+const outgoingOf = (c: Context): ServerResponse => (c.env as { outgoing: ServerResponse }).outgoing;
+
 const openCall = ({ actor, peer, claims }: Caller, c: Context, domain: Domain): Call => ({
   actor,
   peer,
   claims,
   header: (name) => c.req.header(name),
   isHead: c.req.method === "HEAD",
-  cutOff: () => void (c.env as { outgoing: ServerResponse }).outgoing.destroy(),
+  cutOff: () => void outgoingOf(c).destroy(),
   read: (verb) => domain.read(actor, verb),
-  readInSteps: (verb) => domain.readInSteps(actor, verb),
+  // Whoever has hung up may ask again, and what goes on for nobody would be in the way of that.
+  readInSteps: (verb) => domain.readInSteps(actor, verb, () => !outgoingOf(c).destroyed),
   commit: (verb) => domain.commit(actor, verb),
 });
 

@@ -16,6 +16,7 @@ import type { Tokens } from "../core/tokens.ts";
 import type { WebhookLimits } from "../core/webhooks.ts";
 import type { CounterName, Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
+import { GivenUpError } from "../steps.ts";
 import type { Tls } from "../tls/tls.ts";
 import { mountDocs } from "./docs.ts";
 import { createAuthenticate } from "./auth.ts";
@@ -144,6 +145,7 @@ export function createHttpApp(options: HttpOptions): Hono<{ Variables: RequestId
   app.notFound((c) => renderError(c, new DomainError("not_found", "resource not found")));
   app.onError((error, c) => {
     if (error instanceof DomainError) return renderError(c, error);
+    if (error instanceof GivenUpError) return c.body(null); // which nobody gets
     // Whoever hangs up amid a body, or is cut off for sending too slowly: no fault of the gateway's, and nobody to tell.
     const { incoming } = c.env as HttpBindings;
     if (incoming.destroyed && !incoming.complete) {
