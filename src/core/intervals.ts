@@ -127,14 +127,12 @@ const floorDay = (local: number): number => Math.floor(local / dayMs) * dayMs;
 /** 1970-01-01 was a Thursday. */
 const floorWeek = (local: number): number => Math.floor((local + 3 * dayMs) / weekMs) * weekMs - 3 * dayMs;
 
-function floorMonth(local: number): number {
-  const date = new Date(local);
-  return Date.UTC(date.getUTCFullYear(), date.getUTCMonth(), 1);
-}
+// Not with Date.UTC, which takes the years 0 to 99 for 1900 to 1999.
+const floorMonth = (local: number): number => new Date(floorDay(local)).setUTCDate(1);
 
 function nextMonth(month: number): number {
   const date = new Date(month);
-  return Date.UTC(date.getUTCFullYear(), date.getUTCMonth() + 1, 1);
+  return date.setUTCMonth(date.getUTCMonth() + 1);
 }
 
 /** The first instant at which the place's clock shows `local` or, where it skips that, what comes after. */

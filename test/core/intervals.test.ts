@@ -67,6 +67,13 @@ test("every instant lies in the bucket that it is given, and buckets follow each
   );
 });
 
+test("months of the first hundred years are their own, and not those of 1900 to 1999", () => {
+  const { startOf, endOf } = createBuckets("1mo", utc);
+  const at = Date.parse("0001-12-03T04:05:06Z");
+  expect(new Date(startOf(at)).toISOString()).toBe("0001-12-01T00:00:00.000Z");
+  expect(new Date(endOf(startOf(at))).toISOString()).toBe("0002-01-01T00:00:00.000Z");
+});
+
 describe("the nights in which clocks change", () => {
   const hours = (name: string, from: string, to: string): number[] => {
     const { startOf, endOf } = createBuckets("1h", zone(name));
