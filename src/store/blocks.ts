@@ -62,7 +62,7 @@ export interface Blocks {
   removeOf(sensorPk: number, limit: number): number;
   /** See {@link Readings.removeBefore}. */
   removeBefore(sensorPk: number, bound: Bound, limit: number): Removed;
-  /** The instant at which that block ends, of whatever sensor, that ends first. */
+  /** The instant at which that block ends, of whatever sensor, that ends first; damaged ones are passed over. */
   firstEnd(): number | undefined;
   /** After a rollback: the store is not what was remembered of it. */
   forgetCached(): void;
@@ -137,6 +137,10 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
        SELECT min((SELECT end_at FROM blocks WHERE sensor_pk = s.pk ORDER BY start_at, start_id LIMIT 1))
        FROM s WHERE s.pk IS NOT NULL`,
     )
+    .pluck();
+
+  const sensorAfter = sqlite
+    .prepare<[sensorPk: number], number | null>("SELECT min(sensor_pk) FROM blocks WHERE sensor_pk > ?")
     .pluck();
 
   let maxId: number | undefined;
@@ -252,6 +256,28 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
       const extent = stuck.has(pk) ? undefined : remember(pk, () => extentOf.get(pk));
       if (extent !== undefined) yield [pk, ...extent];
       place = startAbove.get(sensorPk, startAt, startId);
+    }
+  }
+
+  /** Sensor by sensor, past those blocks that cannot be removed: they would always be the first. */
+  function findFirstEnd(): number | undefined {
+    let first: number | undefined;
+    for (let pk = sensorAfter.get(-1) ?? undefined; pk !== undefined; pk = sensorAfter.get(pk) ?? undefined) {
+      const end = firstEndOf(pk);
+      if (end !== undefined && (first === undefined || end < first)) first = end;
+    }
+    return first;
+  }
+
+  function firstEndOf(sensorPk: number): number | undefined {
+    for (;;) {
+      const known = stuck.size;
+      try {
+        for (const [, , end] of firstBlocks(sensorPk)) return end;
+        return undefined;
+      } catch (error) {
+        if (!isDamage(error) || stuck.size === known) throw error;
+      }
     }
   }
 
@@ -415,7 +441,15 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
       if (removed.rows > 0) noteChange(sensorPk);
       return removed;
     },
-    firstEnd: () => firstEnd.get() ?? undefined,
+    firstEnd() {
+      if (stuck.size > 0) return findFirstEnd();
+      try {
+        return firstEnd.get() ?? undefined;
+      } catch (error) {
+        if (!isDamage(error)) throw error;
+        return findFirstEnd();
+      }
+    },
     forgetCached() {
       maxId = undefined;
       ends.clear();

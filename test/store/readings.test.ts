@@ -447,6 +447,40 @@ for (const damaged of ["page", "bytes"] as const) {
   });
 }
 
+test("where the oldest block of all is damaged, the end of the next one tells up to where readings go first", async () => {
+  const own = makeFolder();
+  const path = join(own.folder, "store.db");
+  const options = { maxRecent: 1_000 };
+  let { sqlite, readings, writer } = openStore(path, options);
+  const random = createRandom(2);
+  try {
+    for (let from = 0; from < 10_000; from += 500) {
+      await writer.submit(() => {
+        for (let i = from; i < from + 500; i++) readings.append(1 + (i % 2), i + (i % 2) * 1_000_000, random());
+      });
+    }
+    while (await writer.submit(() => readings.seal(readings.lastId(), 5_000)));
+    const [first, second] = sqlite
+      .prepare<[], { data: Buffer; end: number }>(
+        "SELECT data, end_at AS end FROM blocks WHERE sensor_pk = 1 ORDER BY start_at LIMIT 2",
+      )
+      .all() as [{ data: Buffer; end: number }, { end: number }];
+    expect(readings.firstSealedEnd()).toBe(first.end);
+    sqlite.close();
+    damagePage(path, first.data);
+    ({ sqlite, readings, writer } = openStore(path, options));
+    expect(readings.firstSealedEnd()).toBe(second.end);
+    // Those that have turned out not to be removable are passed over from then on.
+    const bound = { at: second.end + 1, upToId: readings.lastId() };
+    const remove = (): Promise<number> => writer.submit(() => readings.removeBefore(1, bound, 10).readings);
+    for (let tries = 0; tries < 5; tries++) await remove().catch(() => undefined);
+    expect(readings.firstSealedEnd()).toBeGreaterThan(second.end);
+  } finally {
+    sqlite.close();
+    own.remove();
+  }
+});
+
 /** Writes over the page that holds a block. */
 function damagePage(path: string, data: Buffer): void {
   const size = 4_096;
