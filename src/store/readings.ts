@@ -75,7 +75,8 @@ export interface Readings {
   /** Every reading of a sensor in a range, in no particular order. */
   visit(range: Visit, each: (value: number, valueAt: number, id: number) => void): Steps<void>;
   /**
-   * Changes whenever what is stored of a sensor, or of any, changes, but for what is appended: that has higher ids.
+   * Changes whenever what is stored of a sensor, or the readings of any, change, but for what is appended: that has higher
+   * ids.
    */
   revisionOf(sensorPk: number | undefined): number;
   /** What others keep of a sensor, its sums, has changed. */
@@ -129,8 +130,14 @@ export function createReadings(
   const revisions = new Map<number, number>();
   let revisionOfAll = 0;
   let lastRevision = 0;
+  /** The last one that was for readings, and not for what others keep of a sensor. */
+  let revisionOfReadings = 0;
   const noteRevision = (sensorPk: number): void => void revisions.set(sensorPk, ++lastRevision);
-  const blocks = createBlocks(sqlite, noteRevision);
+  function noteChange(sensorPk: number): void {
+    noteRevision(sensorPk);
+    revisionOfReadings = lastRevision;
+  }
+  const blocks = createBlocks(sqlite, noteChange);
   const arrivals = openArrivals(sqlite, blocks.maxId(), joinRows);
   const { tail } = arrivals;
   /** The sealing under way: readings up to an id, of the sensors that are still to come. */
@@ -221,7 +228,7 @@ export function createReadings(
   }
 
   function removeFromTail(sensorPk: number, ids: readonly number[]): void {
-    noteRevision(sensorPk);
+    noteChange(sensorPk);
     arrivals.remove(sensorPk, ids);
   }
 
@@ -282,7 +289,7 @@ export function createReadings(
       }
     },
     revisionOf: (sensorPk) =>
-      sensorPk === undefined ? lastRevision : Math.max(revisions.get(sensorPk) ?? 0, revisionOfAll),
+      sensorPk === undefined ? revisionOfReadings : Math.max(revisions.get(sensorPk) ?? 0, revisionOfAll),
     noteRevision,
     bounds(sensorPk, from, to) {
       const [newest] = page({ sensorPk, from, before: { at: to, id: 0 }, limit: 1 });
@@ -300,7 +307,7 @@ export function createReadings(
         blocks.replace(id, valueAt, value);
         return;
       }
-      noteRevision(arrival.sensorPk);
+      noteChange(arrival.sensorPk);
       arrivals.replace(id, valueAt, value);
     },
     remove(id) {
@@ -365,7 +372,7 @@ export function createReadings(
     undo(mark) {
       arrivals.undo(mark);
       blocks.forgetCached();
-      revisionOfAll = ++lastRevision;
+      revisionOfAll = revisionOfReadings = ++lastRevision;
       // It starts anew: what had been sealed before is not in the tail any more.
       round = undefined;
     },

@@ -119,3 +119,18 @@ test.each(reads)("%s: what is read shows one of the moments that went by meanwhi
   }
   expect(pauses).toBeGreaterThanOrEqual(60);
 });
+
+test("a page over all sensors does not begin anew where readings are summed up meanwhile", async () => {
+  await t.commit((ctx) => {
+    for (let i = 0; i < 6_000; i++) createReading(ctx, { sensorId: sensor.id, value: i, valueAt: start + i * 900_000 });
+  });
+  const read = pageOf(() => undefined);
+  let steps = 0;
+  for (const _ of read()) steps += 1;
+  let pauses = 0;
+  for (const _ of read()) {
+    pauses += 1;
+    await t.commit((ctx) => rollUpStep(ctx, 100));
+  }
+  expect(pauses).toBe(steps);
+});
