@@ -19,6 +19,7 @@ import { startRetention } from "./jobs/retention.ts";
 import { startRollup } from "./jobs/rollup.ts";
 import { startSeal } from "./jobs/seal.ts";
 import { createSender } from "./jobs/send.ts";
+import { startSightings } from "./jobs/sightings.ts";
 import type { Log } from "./log.ts";
 import { createMetrics } from "./metrics.ts";
 import { createAcl } from "./mqtt/acl.ts";
@@ -120,6 +121,9 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     started.push(() => disk.stop());
     const purge = startPurge({ domain, bus, log });
     started.push(() => purge.stop());
+    // Stops after the broker: its devices' last messages count too.
+    const sightings = startSightings({ domain, log });
+    started.push(() => sightings.stop());
 
     const attempts = createRateLimit({
       burst: config.auth.attempts_burst,

@@ -2,6 +2,7 @@ import { NoRoomError } from "./errors.ts";
 import type { Log } from "../log.ts";
 import type { Db, Store } from "../store/open.ts";
 import type { Readings } from "../store/readings.ts";
+import type { Sightings } from "../store/sightings.ts";
 import type { Sources } from "../store/sources.ts";
 import { createTurns, type Steps } from "../steps.ts";
 import type { Job } from "../store/writer.ts";
@@ -21,6 +22,7 @@ export interface Ctx {
   db: Db;
   readings: Readings;
   sources: Sources;
+  sightings: Sightings;
   /** The wall clock, epoch milliseconds. */
   now: () => number;
   /** Whether there is room for more readings (see core/disk). */
@@ -114,12 +116,13 @@ export function createDomain({
   onRefusal,
   onDamage,
 }: DomainOptions): Domain {
-  const { db, readings, sources, writer } = store;
+  const { db, readings, sources, sightings, writer } = store;
   const turns = createTurns();
   const open = (actor: Actor, emit: Emit): Ctx => ({
     db,
     readings,
     sources,
+    sightings,
     now,
     hasRoom,
     emit,

@@ -9,6 +9,7 @@ import { newUuid, parseUuid } from "./ids.ts";
 import { prepareOnce, prepareQuery } from "./prepared.ts";
 import type { Patch } from "./schemas.ts";
 import { firstInstant } from "./retention.ts";
+import { lastSeenAt } from "./sightings.ts";
 import { deviceStatus, displayId, wordColumn, type StatusWord } from "./status.ts";
 
 // Devices as /v1 sees them: under an id of their own, with a status in words, and with a primary sensor, their first.
@@ -65,7 +66,7 @@ const summaryColumns = (db: Db) => ({
   name: devices.name,
   type: sql<string>`coalesce(${devices.type}, ${sensors.type}, 'unknown')`,
   status: wordColumn(db),
-  lastSeenAt: devices.lastSeenAt,
+  lastSeenAt,
 });
 
 export interface DeviceFilter {

@@ -5,14 +5,13 @@ import { DomainError } from "./errors.ts";
 import { newUuid } from "./ids.ts";
 import type { Patch } from "./schemas.ts";
 import { endDeviceIdentity } from "./sessions.ts";
+import { deviceColumns, lastSeenAt, noteSeen } from "./sightings.ts";
 import { deviceStatus, displayId, wordColumn } from "./status.ts";
 import { formatInstant } from "./time.ts";
 import { enqueueEvent } from "./webhooks.ts";
 
-export type Device = typeof devices.$inferSelect;
-
-/** `lastSeenAt` is kept to a second: at a hundred readings a second one write tells as much as a hundred. */
-const lastSeenResolutionMs = 1_000;
+/** `lastSeenAt`: see core/sightings. */
+export type Device = Omit<typeof devices.$inferSelect, "savedSeenAt"> & { lastSeenAt: number | null };
 
 export interface DeviceInput {
   name: string;
@@ -23,10 +22,10 @@ export interface DeviceInput {
 
 /** All devices, oldest first. */
 export const listDevices = (ctx: Ctx): Device[] =>
-  ctx.db.select().from(devices).orderBy(asc(devices.createdAt), asc(devices.pk)).all();
+  ctx.db.select(deviceColumns).from(devices).orderBy(asc(devices.createdAt), asc(devices.pk)).all();
 
 export const findDevice = (ctx: Ctx, id: string): Device | undefined =>
-  ctx.db.select().from(devices).where(eq(devices.id, id)).get();
+  ctx.db.select(deviceColumns).from(devices).where(eq(devices.id, id)).get();
 
 /** {@link displayId} of a device at hand. */
 export const displayIdOf = ({ externalId, id }: Pick<Device, "externalId" | "id">): string => externalId ?? id;
@@ -34,7 +33,7 @@ export const displayIdOf = ({ externalId, id }: Pick<Device, "externalId" | "id"
 /** Finds a device by either id. */
 export const findAnyDevice = (ctx: Ctx, id: string): Device | undefined =>
   ctx.db
-    .select()
+    .select(deviceColumns)
     .from(devices)
     .where(or(eq(devices.externalId, id), eq(devices.id, id.toLowerCase())))
     .get();
@@ -66,7 +65,7 @@ export function changeStatus(ctx: Ctx, devicePk: number, change: () => void): vo
 
 const readStatus = (ctx: Ctx, devicePk: number) =>
   ctx.db
-    .select({ deviceId: displayId, word: wordColumn(ctx.db), lastSeenAt: devices.lastSeenAt })
+    .select({ deviceId: displayId, word: wordColumn(ctx.db), lastSeenAt })
     .from(devices)
     .where(eq(devices.pk, devicePk))
     .get();
@@ -90,7 +89,7 @@ export function createDevice(ctx: Ctx, input: DeviceInput): Device {
   return ctx.db
     .insert(devices)
     .values({ id: newUuid(), ...input, createdAt: now, updatedAt: now })
-    .returning()
+    .returning(deviceColumns)
     .get();
 }
 
@@ -143,15 +142,6 @@ export function noteMessage(ctx: Ctx, device: Pick<Device, "pk" | "id" | "status
     setDeviceStatus(ctx, device, deviceStatus.ok);
 }
 
-function noteSeen(ctx: Ctx, device: Pick<Device, "pk" | "lastSeenAt">): void {
-  const { pk, lastSeenAt } = device;
-  const now = ctx.now();
-  // A clock that was set back must not freeze the time of the last sign of life in the future.
-  if (lastSeenAt !== null && Math.abs(now - lastSeenAt) < lastSeenResolutionMs) return;
-  ctx.db.update(devices).set({ lastSeenAt: now }).where(eq(devices.pk, pk)).run();
-  device.lastSeenAt = now; // what is kept in memory of the device stays right (see store/sources)
-}
-
 /**
  * A device's answer to a check: `lost` and `pending` are taken as said. `error` reports a fault, which any other answer
  * ends. A disabled device stays disabled.
@@ -182,7 +172,7 @@ export type CheckedDevice = Pick<Device, "pk" | "id" | "statusId" | "lastSeenAt"
 /** Every device that is to be asked whether it is there. */
 export const listCheckedDevices = (ctx: Ctx): CheckedDevice[] =>
   ctx.db
-    .select({ pk: devices.pk, id: devices.id, statusId: devices.statusId, lastSeenAt: devices.lastSeenAt })
+    .select({ pk: devices.pk, id: devices.id, statusId: devices.statusId, lastSeenAt })
     .from(devices)
     .where(sql`${devices.statusId} <> ${deviceStatus.disabled}`)
     .all();
@@ -190,7 +180,7 @@ export const listCheckedDevices = (ctx: Ctx): CheckedDevice[] =>
 /** Marks devices lost, those of them that have sent nothing since they were looked at. */
 export function markLost(ctx: Ctx, silent: CheckedDevice[]): void {
   for (const { pk, lastSeenAt } of silent) {
-    const device = ctx.db.select().from(devices).where(eq(devices.pk, pk)).get();
+    const device = ctx.db.select(deviceColumns).from(devices).where(eq(devices.pk, pk)).get();
     if (device === undefined || device.statusId === deviceStatus.disabled || device.lastSeenAt !== lastSeenAt) continue;
     setDeviceStatus(ctx, device, deviceStatus.lost);
   }

@@ -6,6 +6,7 @@ import { findDevice, noteMessage, type Device } from "./devices.ts";
 import { anyone, maySpeakFor, type Identity } from "./identities.ts";
 import { deriveComponentId } from "./ids.ts";
 import type { Patch } from "./schemas.ts";
+import { deviceColumns } from "./sightings.ts";
 import { deviceStatus } from "./status.ts";
 
 // A device announces itself, with its sensors and actors: what is new is made, what has changed is changed, what is no
@@ -77,7 +78,7 @@ function insertDevice(ctx: Ctx, { id, mac, name, description = "", location = ""
       createdAt: now,
       updatedAt: now,
     })
-    .returning()
+    .returning(deviceColumns)
     .get();
 }
 

@@ -5,6 +5,7 @@ import type { Ctx } from "./ctx.ts";
 import { DomainError } from "./errors.ts";
 import { getAnyDevice, type Device } from "./devices.ts";
 import { hashSecret } from "./keys.ts";
+import { deviceColumns } from "./sightings.ts";
 import { lastInstant } from "./time.ts";
 
 // Data products: the right to read one device's data. What is bought is an entitlement on this gateway; no payment is
@@ -166,7 +167,7 @@ export function listAccess(
 ): { purchase: Purchase; device: Device }[] {
   getProduct(shop, productId);
   const bought = ctx.db
-    .select({ purchase: purchases, device: devices })
+    .select({ purchase: purchases, device: deviceColumns })
     .from(purchases)
     .innerJoin(devices, eq(devices.pk, purchases.devicePk))
     .where(and(eq(purchases.productId, productId), eq(purchases.userId, userId)))

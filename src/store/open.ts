@@ -9,6 +9,7 @@ import { loadAddon } from "./addon.ts";
 import { checkOrigin, migrate } from "./migrations.ts";
 import { createCheckpointer } from "./checkpoint.ts";
 import { createReadings, type Readings } from "./readings.ts";
+import { createSightings, type Sightings } from "./sightings.ts";
 import { createSources, type Sources } from "./sources.ts";
 import { openWal, type Durability } from "./wal.ts";
 import { createWriter, type Writer } from "./writer.ts";
@@ -19,6 +20,7 @@ export interface Store {
   db: Db;
   readings: Readings;
   sources: Sources;
+  sightings: Sightings;
   writer: Writer;
   /** The store's file, absolute. */
   path: string;
@@ -91,6 +93,7 @@ export function openStore({
     probeWrite(sqlite);
     const db = connect(sqlite);
     const readings = createReadings(sqlite, { maxRecent: maxRecentReadings });
+    const sightings = createSightings(sqlite);
     const sources = createSources(sqlite);
     const wal = openWal(`${path}-wal`, durability, { log, counters });
     const reader = open(path, { readonly: true });
@@ -109,6 +112,7 @@ export function openStore({
           readings.beforeCommit();
           wal.makeRoom();
         },
+        volatileChanges: sightings.changes,
         announce() {
           const count = readings.lastId() - toldId;
           if (count === 0) return;
@@ -126,6 +130,7 @@ export function openStore({
       db,
       readings,
       sources,
+      sightings,
       writer,
       path,
       durability,
@@ -195,7 +200,7 @@ function setPragmas(sqlite: Database): void {
   sqlite.pragma(`journal_size_limit = ${32 * 1024 * 1024}`);
   // 16 MiB of pages in memory: the upper levels of every index, on a machine with 512 MB.
   sqlite.pragma("cache_size = -16384");
-  // Sorting never writes beside the store.
+  // Sorting never writes beside the store, and sightings.ts not at all.
   sqlite.pragma("temp_store = MEMORY");
 }
 

@@ -39,8 +39,8 @@ export const devices = sqliteTable("devices", {
   tokenHash: text("token_hash"),
   /** The fields that a user has set over REST; an announcement leaves them alone. */
   editedFields: text("edited_fields", { mode: "json" }).$type<string[]>().notNull().default([]),
-  /** Any message of the device's own, to a resolution of one second. */
-  lastSeenAt: integer("last_seen_at"),
+  /** When it was last seen, as far as that is saved: up to a minute old. What counts is `lastSeenAt` (core/sightings.ts). */
+  savedSeenAt: integer("last_seen_at"),
   createdAt: integer("created_at").notNull(),
   updatedAt: integer("updated_at").notNull(),
 });

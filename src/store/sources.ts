@@ -1,4 +1,5 @@
 import type { Database } from "better-sqlite3";
+import { lastSeenSql } from "./sightings.ts";
 import { watchChanges } from "./watch.ts";
 
 // Where readings come from: each names a sensor, and what is to be known of it and its device is kept in memory.
@@ -38,9 +39,10 @@ const maxKept = 20_000;
 export function createSources(sqlite: Database): Sources {
   const find = sqlite.prepare<[id: string], Omit<Source, "device"> & SourceDevice>(
     // The `+` keeps the planner from planning anew for each value.
-    `SELECT s.pk AS sensorPk, coalesce(s.dropped_before, ${firstInstant}) AS droppedBefore, d.pk, d.id, coalesce(d.external_id, d.id) AS displayId, d.status_id AS statusId,
-       d.last_seen_at AS lastSeenAt, d.token_hash AS tokenHash
-     FROM sensors s JOIN devices d ON d.pk = s.device_pk WHERE s.id = +?`,
+    `SELECT sensors.pk AS sensorPk, coalesce(sensors.dropped_before, ${firstInstant}) AS droppedBefore,
+       devices.pk, devices.id, coalesce(devices.external_id, devices.id) AS displayId,
+       devices.status_id AS statusId, ${lastSeenSql} AS lastSeenAt, devices.token_hash AS tokenHash
+     FROM sensors JOIN devices ON devices.pk = sensors.device_pk WHERE sensors.id = +?`,
   );
   const kept = new Map<string, Source>();
   const devices = new Map<number, SourceDevice>();
@@ -50,7 +52,7 @@ export function createSources(sqlite: Database): Sources {
     devices.clear();
   }
 
-  // The time of the last sign of life changes each second, and is kept up by whoever changes it (see core/devices).
+  // The time of the last sign of life changes each second, and is kept up by whoever changes it (see core/sightings).
   const { refresh } = watchChanges(
     sqlite,
     [

@@ -50,6 +50,8 @@ export interface Participant {
   settle(): void;
   /** What has been committed counts, and everybody who waited has been told. */
   announce?(): void;
+  /** How many of the changes that SQLite has counted were in memory alone: for those no disk is waited for. */
+  volatileChanges?(): number;
 }
 
 export interface WriterOptions {
@@ -102,6 +104,8 @@ export function createWriter(
   const undo = sqlite.prepare("ROLLBACK TO work");
   const totalChanges = sqlite.prepare<[], number>("SELECT total_changes()").pluck();
 
+  const countLastingChanges = (): number => (totalChanges.get() as number) - (participant?.volatileChanges?.() ?? 0);
+
   let queue: Job[] = [];
   /** A transaction is about to begin, or is on its way to the disk. */
   let isBusy = false;
@@ -131,7 +135,7 @@ export function createWriter(
     let jobs = queue.length <= maxBatch ? queue : queue.slice(0, maxBatch);
     queue = queue.length <= maxBatch ? [] : queue.slice(maxBatch);
     let failures: Failure[];
-    const changesBefore = totalChanges.get();
+    const changesBefore = countLastingChanges();
     const startedAt = performance.now();
     try {
       failures = runUntilDamage(jobs);
@@ -149,7 +153,7 @@ export function createWriter(
     }
     participant?.settle();
     beginMark = undefined;
-    if (totalChanges.get() === changesBefore) {
+    if (countLastingChanges() === changesBefore) {
       settle(jobs, failures);
       next();
       return;

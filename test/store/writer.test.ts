@@ -221,6 +221,32 @@ test("more than maxPending waiting works are refused at once, and counted; the o
   await writer.submit(insert("room again"));
 });
 
+test("the disk is waited for where something is written that it is to have, and not for what is in memory alone", async () => {
+  sqlite.pragma("temp_store = MEMORY");
+  sqlite.exec("CREATE TEMP TABLE seen (at INTEGER)");
+  const note = sqlite.prepare("INSERT INTO temp.seen VALUES (1)");
+  let notes = 0;
+  let syncs = 0;
+  const nothing = (): void => undefined;
+  const memory = { mark: nothing, hasChanged: () => false, undo: nothing, beforeCommit: nothing, settle: nothing };
+  const sparing = createWriter(sqlite, {
+    maxPending: 100,
+    participant: { ...memory, volatileChanges: () => notes },
+    sync(done) {
+      syncs += 1;
+      done(null);
+    },
+    log,
+    counters,
+  });
+  const see = (): void => void (notes += note.run().changes);
+  await sparing.submit(see);
+  expect(syncs).toBe(0);
+  await Promise.all([sparing.submit(see), sparing.submit(insert("a"))]);
+  expect(syncs).toBe(1);
+  expect(sqlite.prepare("SELECT count(*) FROM temp.seen").pluck().get()).toBe(2);
+});
+
 test("while another connection has the lock, works wait and the event loop goes on", async () => {
   reader.exec("BEGIN IMMEDIATE");
   let isSettled = false;
