@@ -212,7 +212,7 @@ export async function startApp({ config, log, now = Date.now }: AppOptions): Pro
     });
     started.push(() => deviceCheck.stop());
 
-    const rollup = startRollup({ domain, log });
+    const rollup = startRollup({ domain, bus, log });
     started.push(() => rollup.stop());
     const seal = startSeal({ domain, log });
     started.push(() => seal.stop());

@@ -1,18 +1,14 @@
-import { and, count, eq, sql } from "drizzle-orm";
 import { runToEnd, type Steps } from "../steps.ts";
 import type { StoredReading } from "../store/readings.ts";
-import { rollups, sensors } from "../store/schema.ts";
 import type { Ctx } from "./ctx.ts";
 import { addExact, addPacked, packSum, type ExactSum, type SumRest } from "./exact-sum.ts";
 import { prepareOnce } from "./prepared.ts";
 import { readProgress, setProgress } from "./progress.ts";
-import { formatInstant } from "./time.ts";
-import { enqueueEvent } from "./webhooks.ts";
 
-// Sums by hour and day. They hold every reading up to a watermark, the id of the last one summed up; ids rise in
-// the order of commits, so nothing slips past it. What is behind the watermark and then changes is summed anew in the
-// transaction that changes it. Whoever reads adds what is ahead of the watermark from the readings themselves: an
-// answer never depends on how far the background work has come.
+// Sums by hour and day. Of each sensor they hold every reading up to a watermark, the id of the last one summed up; ids
+// rise in the order of commits, so nothing slips past it. What is behind the watermark and then changes is summed anew in
+// the transaction that changes it. Whoever reads adds what is ahead of the watermark from the readings themselves: an
+// answer never depends on how far the background work has come (see rounds.ts).
 
 export const rollupWidths = { hour: 3_600_000, day: 86_400_000 } as const;
 
@@ -75,10 +71,50 @@ const statements = prepareOnce(({ $client }) => ({
   ),
 }));
 
-const watermarkName = "rollups";
+/** Everything up to the reading `doneTo` is summed up, and what has come up to `upTo` is being so, sensor by sensor. */
+export interface RollupProgress {
+  doneTo: number;
+  upTo: number;
+  /** Sensors before this one are done. */
+  sensorPk: number;
+  /** Of that sensor, as far as up to this reading. */
+  sensorTo: number;
+}
 
-/** The id of the last reading that the rollups hold. */
-export const readWatermark = (ctx: Ctx): number => readProgress(ctx, watermarkName) ?? 0;
+const names = {
+  doneTo: "rollups",
+  upTo: "rollups.up_to",
+  sensorPk: "rollups.sensor",
+  sensorTo: "rollups.sensor_to",
+} as const;
+
+/** The id of the last reading up to which the rollups hold those of all sensors. */
+export const readWatermark = (ctx: Ctx): number => readProgress(ctx, names.doneTo) ?? 0;
+
+/** How far the sums have come; `upTo` is `doneTo` where nobody is at it. */
+export function readRollupProgress(ctx: Ctx): RollupProgress {
+  const doneTo = readWatermark(ctx);
+  const upTo = readProgress(ctx, names.upTo) ?? 0;
+  if (upTo <= doneTo) return { doneTo, upTo: doneTo, sensorPk: 0, sensorTo: doneTo };
+  return {
+    doneTo,
+    upTo,
+    sensorPk: readProgress(ctx, names.sensorPk) ?? 0,
+    sensorTo: readProgress(ctx, names.sensorTo) ?? doneTo,
+  };
+}
+
+export function setRollupProgress(ctx: Ctx, progress: RollupProgress): void {
+  for (const [key, name] of Object.entries(names)) setProgress(ctx, name, progress[key as keyof RollupProgress]);
+}
+
+/** The id of the last reading of a sensor's that the rollups hold. */
+export function watermarkOf(progress: RollupProgress, sensorPk: number): number {
+  if (sensorPk === progress.sensorPk) return progress.sensorTo;
+  return sensorPk < progress.sensorPk ? progress.upTo : progress.doneTo;
+}
+
+export const readWatermarkOf = (ctx: Ctx, sensorPk: number): number => watermarkOf(readRollupProgress(ctx), sensorPk);
 
 /** So many take about 0.2 ms. */
 const rowsPerStep = 256;
@@ -112,80 +148,63 @@ export function hourBounds(
 
 export const floorTo = (at: number, width: number): number => Math.floor(at / width) * width;
 
-/**
- * Sums up the next `limit` readings.
- * @returns how many there were; fewer than `limit`: the rollups hold everything now
- */
-export function rollUpStep(ctx: Ctx, limit: number): number {
-  const rows = ctx.readings.after(readWatermark(ctx), limit);
-  // What comes after the last one and is not there any more needs no second look.
-  const upToId = rows.length < limit ? ctx.readings.lastId() : (rows.at(-1) as StoredReading).id;
-  for (const width of [hour, day]) addToCells(ctx, width, rows);
-  setProgress(ctx, watermarkName, upToId);
-  return rows.length;
+interface Cell {
+  sensorPk: number;
+  startAt: number;
+  aggregate: Aggregate;
 }
 
-function addToCells(ctx: Ctx, width: number, readings: readonly Omit<StoredReading, "id">[]): void {
-  const { one } = statements(ctx.db);
-  const cells = new Map<number, { sensorPk: number; startAt: number; aggregate: Aggregate }>();
-  for (const { sensorPk, valueAt, value } of readings) {
-    const index = Math.floor(valueAt / width);
+/** Sums to be added to those that are stored. */
+function createCells(width: number) {
+  const cells = new Map<number, Cell>();
+  let last: Cell | undefined;
+
+  function find(sensorPk: number, at: number): Cell {
+    // Mostly it is the same again.
+    if (last?.sensorPk === sensorPk && at >= last.startAt && at < last.startAt + width) return last;
+    const index = Math.floor(at / width);
     // One number for both: a sensor has fewer than 2^31 cells on either side of 1970.
     const key = sensorPk * 2 ** 32 + index;
     let cell = cells.get(key);
     if (cell === undefined) cells.set(key, (cell = { sensorPk, startAt: index * width, aggregate: emptyAggregate() }));
-    addValue(cell.aggregate, value);
+    return cell;
   }
-  for (const { sensorPk, startAt, aggregate } of cells.values()) {
-    const stored = one.get(width, sensorPk, startAt);
-    if (stored !== undefined) addRollup(aggregate, stored);
-    store(ctx, width, sensorPk, startAt, aggregate);
-  }
+
+  return {
+    cells,
+    at: (sensorPk: number, at: number): Aggregate => (last = find(sensorPk, at)).aggregate,
+    addToStored(ctx: Ctx): void {
+      const { one } = statements(ctx.db);
+      for (const { sensorPk, startAt, aggregate } of cells.values()) {
+        const stored = one.get(width, sensorPk, startAt);
+        if (stored !== undefined) addRollup(aggregate, stored);
+        store(ctx, width, sensorPk, startAt, aggregate);
+      }
+    },
+  };
 }
 
-/** True where the rollups hold every reading. */
-export const isRolledUp = (ctx: Ctx): boolean => readWatermark(ctx) >= ctx.readings.lastId();
+function addAggregate(into: Aggregate, { count, sum, min, max }: Aggregate): void {
+  into.count += count;
+  for (const part of sum) addExact(into.sum, part);
+  if (min < into.min) into.min = min;
+  if (max > into.max) into.max = max;
+}
 
-const periods = [
-  { period: "hour", width: hour },
-  { period: "day", width: day },
-] as const;
-
-/** Periods that went by while the gateway was off are told of afterwards, so many at the most. */
-const maxMissedPeriods = 48;
-
-const toldName = (period: string): string => `completed.${period}`;
-
-/** True where every hour and day that is over has been told of. */
-export const arePeriodsComplete = (ctx: Ctx): boolean =>
-  periods.every(({ period, width }) => readProgress(ctx, toldName(period)) === floorTo(ctx.now(), width));
-
-/**
- * Tells of the hours and days that are over and summed up: one event a period in which there were readings. To be called
- * when everything is rolled up.
- */
-export function completePeriods(ctx: Ctx): void {
-  for (const { period, width } of periods) {
-    const now = floorTo(ctx.now(), width);
-    const told = readProgress(ctx, toldName(period)) ?? now;
-    for (let start = Math.max(told, now - maxMissedPeriods * width); start < now; start += width) {
-      const row = ctx.db
-        .select({ sensors: count(), readings: sql<number>`coalesce(sum(${rollups.count}), 0)` })
-        .from(sensors)
-        // Sensor by sensor: the key begins with the sensor, and a sweep would pass years of other periods.
-        .innerJoin(rollups, and(eq(rollups.width, width), eq(rollups.sensorPk, sensors.pk), eq(rollups.startAt, start)))
-        .get();
-      if (row === undefined || row.sensors === 0) continue;
-      enqueueEvent(ctx, "aggregation.completed", {
-        period,
-        start: formatInstant(start),
-        end: formatInstant(start + width),
-        sensors: row.sensors,
-        readings: row.readings,
-      });
-    }
-    setProgress(ctx, toldName(period), now);
-  }
+/** Readings that are summed up by hour, to be added to the rollups together. */
+export function collectHours() {
+  const hours = createCells(hour);
+  return {
+    add: (sensorPk: number, valueAt: number, value: number): void => addValue(hours.at(sensorPk, valueAt), value),
+    size: (): number => hours.cells.size,
+    addToRollups(ctx: Ctx): void {
+      const days = createCells(day);
+      for (const { sensorPk, startAt, aggregate } of hours.cells.values())
+        addAggregate(days.at(sensorPk, startAt), aggregate);
+      hours.addToStored(ctx);
+      days.addToStored(ctx);
+    },
+  };
 }
 
 /**
@@ -193,7 +212,7 @@ export function completePeriods(ctx: Ctx): void {
  * have been dropped, that would leave nothing (see core/retention).
  */
 export function correctRollups(ctx: Ctx, sensorPk: number, valueAt: number): void {
-  const watermark = readWatermark(ctx);
+  const watermark = readWatermarkOf(ctx, sensorPk);
   const ofHour = emptyAggregate();
   const from = floorTo(valueAt, hour);
   runToEnd(
@@ -210,8 +229,10 @@ export function correctRollups(ctx: Ctx, sensorPk: number, valueAt: number): voi
 
 /** A reading that the rollups are to hold has come to an hour whose readings have been dropped: it is added to the sums. */
 export function addToRollups(ctx: Ctx, { id, sensorPk, valueAt, value }: StoredReading): void {
-  if (id > readWatermark(ctx)) return; // it will be
-  for (const width of [hour, day]) addToCells(ctx, width, [{ sensorPk, valueAt, value }]);
+  if (id > readWatermarkOf(ctx, sensorPk)) return; // it will be
+  const hours = collectHours();
+  hours.add(sensorPk, valueAt, value);
+  hours.addToRollups(ctx);
 }
 
 function store(ctx: Ctx, width: number, sensorPk: number, startAt: number, { count, sum, min, max }: Aggregate): void {

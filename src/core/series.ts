@@ -11,7 +11,7 @@ import {
   emptyAggregate,
   floorTo,
   hourBounds,
-  readWatermark,
+  readWatermarkOf,
   rollupWidths,
   visitRollups,
   type Aggregate,
@@ -243,7 +243,7 @@ type Part = Pick<Clipped, "sensorPk" | "from" | "to" | "upToId">;
 
 /** The readings that no rollup holds yet. */
 const visitAhead = (ctx: Ctx, part: Part, sums: Sums): Steps<void> =>
-  ctx.readings.visit({ ...part, afterId: readWatermark(ctx) }, sums.addOne);
+  ctx.readings.visit({ ...part, afterId: readWatermarkOf(ctx, part.sensorPk) }, sums.addOne);
 
 /** Adds the readings of a part: whole days and hours from rollups, the rest one by one. */
 function* addRange(ctx: Ctx, sums: Sums, part: Part): Steps<void> {

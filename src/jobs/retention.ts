@@ -11,7 +11,7 @@ import {
   type RetentionPolicy,
   type StoreSize,
 } from "../core/retention.ts";
-import { floorTo, rollupWidths } from "../core/rollups.ts";
+import { floorTo, readWatermark, rollupWidths } from "../core/rollups.ts";
 import type { Counters } from "../counters.ts";
 import type { Log } from "../log.ts";
 import { startPeriodic, type Job } from "./periodic.ts";
@@ -30,7 +30,7 @@ export interface RetentionOptions {
   everyMs?: number;
 }
 
-/** Alerts, rollups and webhooks look at what has come within seconds: what is as old as that, they have seen. */
+/** Alerts and webhooks look at what has come within seconds: what is as old as that, they have seen. */
 const intervalMs = 10_000;
 /** What a device brings along that is too old to be kept is looked for so often. */
 const sweepEveryMs = 10 * 60 * 1_000;
@@ -62,6 +62,7 @@ export function startRetention({
 }: RetentionOptions): Job {
   const stopping = new AbortController();
   const lastId = (): number => domain.read(system, ({ readings }) => readings.lastId());
+  const summedUpTo = (): number => domain.read(system, readWatermark);
   /** Readings up to there have been here for an interval, and those up to `nextSeenId` will have been. */
   let seenId = lastId();
   let nextSeenId = seenId;
@@ -114,7 +115,8 @@ export function startRetention({
     if (at < restsUntil || (wantedUpTo === undefined && sweptDay === today && at - sweptAt < sweepEveryMs)) return;
     const wanted = wantedUpTo;
     await sweep(firstInstant, "age");
-    if (wanted !== undefined && wanted === wantedUpTo && seenId >= wanted) wantedUpTo = undefined;
+    if (wanted !== undefined && wanted === wantedUpTo && Math.min(seenId, summedUpTo()) >= wanted)
+      wantedUpTo = undefined;
     sweptAt = at;
     sweptDay = today;
   }

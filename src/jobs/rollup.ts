@@ -1,37 +1,49 @@
 import type { Domain } from "../core/ctx.ts";
-import { arePeriodsComplete, completePeriods, isRolledUp, rollUpStep } from "../core/rollups.ts";
+import type { Bus } from "../core/events.ts";
+import { isRollUpDue, rollUp } from "../core/rounds.ts";
 import type { Log } from "../log.ts";
 import { startPeriodic, type Job } from "./periodic.ts";
 
-/** So many readings take a few milliseconds; then everybody else has a turn. */
-const readingsPerStep = 2_000;
-/** Nobody waits for it: answers add what is not summed up yet. So it comes seldom, and writes little. */
-const intervalMs = 5_000;
+export interface RollupOptions {
+  domain: Domain;
+  bus: Bus;
+  log: Log;
+  everyMs?: number;
+}
+
+/** An hour that is over is told of so soon. */
+const intervalMs = 1_000;
 
 const system = { kind: "system" } as const;
 
-/** Keeps the sums by hour and day, and tells when an hour or a day is complete. What the last run has left comes first. */
-export function startRollup({
-  domain,
-  log,
-  everyMs = intervalMs,
-}: {
-  domain: Domain;
-  log: Log;
-  everyMs?: number;
-}): Job {
+/**
+ * Keeps the sums by hour and day, when it is worth it and by the hour at the latest, and tells when an hour or a day is
+ * complete. What comes between is left to the next time, after a restart too: answers add it.
+ */
+export function startRollup({ domain, bus, log, everyMs = intervalMs }: RollupOptions): Job {
+  /** Somebody waits for everything up to this reading. */
+  let wantedUpTo = 0;
+
   const job = startPeriodic({
     name: "rollups",
     log,
     intervalMs: everyMs,
     async run(isStopping) {
-      while (!isStopping()) {
-        if (domain.read(system, isRolledUp)) break;
-        if ((await domain.commit(system, (ctx) => rollUpStep(ctx, readingsPerStep))) < readingsPerStep) break;
-      }
-      if (!domain.read(system, arePeriodsComplete)) await domain.commit(system, completePeriods);
+      while (!isStopping() && domain.read(system, (ctx) => isRollUpDue(ctx, wantedUpTo)))
+        await domain.commit(system, rollUp);
     },
   });
+  // What is too old now goes once it is in the sums.
+  const unsubscribe = bus.on("retention.changed", () => {
+    wantedUpTo = domain.read(system, ({ readings }) => readings.lastId());
+    job.wake();
+  });
   job.wake();
-  return job;
+
+  return {
+    async stop() {
+      unsubscribe();
+      await job.stop();
+    },
+  };
 }

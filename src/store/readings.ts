@@ -85,6 +85,23 @@ export interface Readings {
   bounds(sensorPk: number, from: number, to: number): { first: number; last: number } | undefined;
   /** The next readings of whatever sensors after the reading `id`, in the order of arrival. */
   after(id: number, limit: number): StoredReading[];
+  /** The same, one by one, while `each` wants more. `about`: so many it will be. */
+  visitAfter(
+    id: number,
+    about: number,
+    each: (id: number, sensorPk: number, valueAt: number, value: number) => boolean,
+  ): void;
+  /** A sensor's readings after `afterId` and up to `upToId` that wait in memory, in the order of arrival, while `each` wants more. */
+  visitWaiting(
+    sensorPk: number,
+    afterId: number,
+    upToId: number,
+    each: (id: number, valueAt: number, value: number) => boolean,
+  ): void;
+  /** The sensors whose readings wait in memory, in the order of their pks. */
+  sensorsWaiting(): number[];
+  /** All before it are sealed, or gone. */
+  firstWaitingId(): number;
   /** The id that was given out last; 0 where none ever was. */
   lastId(): number;
   replace(id: number, valueAt: number, value: number): void;
@@ -108,6 +125,8 @@ export interface Readings {
   seal(upToId: number, limit: number): boolean;
   /** Whether {@link seal} would have something to do. */
   isSealingDue(): boolean;
+  /** When more wait in memory than so many, the older half is to be sealed. */
+  maxRecent: number;
 }
 
 export interface ReadingsOptions {
@@ -200,31 +219,55 @@ export function createReadings(
     return rows;
   }
 
-  function after(id: number, limit: number): StoredReading[] {
-    const rows: StoredReading[] = [];
+  function visitAfter(
+    id: number,
+    about: number,
+    each: (id: number, sensorPk: number, valueAt: number, value: number) => boolean,
+  ): void {
     let from = id + 1;
     const maxSealed = blocks.maxId();
-    while (from <= maxSealed && rows.length < limit) {
+    while (from <= maxSealed) {
       // Ids are dense, but for sensors whose readings are gone: about as many of them as readings.
-      const to = from + limit;
+      const to = from + about;
       const window = blocks.listByIds(from, to);
-      for (let next = Math.max(from, tail.first()); next < Math.min(to, tail.next()); next++)
-        pushFromTail(window, next);
+      for (let next = Math.max(from, tail.first()); next < Math.min(to, tail.next()); next++) {
+        const arrival = tail.get(next);
+        if (arrival !== undefined) window.push(fromTail(arrival.sensorPk, next));
+      }
       window.sort((a, b) => a.id - b.id);
-      for (const row of window) rows.push(row);
+      for (const row of window) if (!each(row.id, row.sensorPk, row.valueAt, row.value)) return;
       from = window.length > 0 ? to : Math.max(to, Math.min(blocks.firstIdFrom(to), tail.first()));
     }
-    if (rows.length > limit) rows.length = limit;
-    for (let next = Math.max(from, tail.first()); next < tail.next() && rows.length < limit; next++) {
-      pushFromTail(rows, next);
+    for (let next = Math.max(from, tail.first()); next < tail.next(); next++) {
+      const arrival = tail.get(next);
+      if (arrival !== undefined && !each(next, arrival.sensorPk, arrival.valueAt, arrival.value)) return;
     }
+  }
+
+  function after(id: number, limit: number): StoredReading[] {
+    const rows: StoredReading[] = [];
+    visitAfter(id, limit, (id, sensorPk, valueAt, value) => {
+      rows.push({ id, sensorPk, valueAt, value });
+      return rows.length < limit;
+    });
     return rows;
   }
 
-  function pushFromTail(rows: StoredReading[], id: number): void {
-    const arrival = tail.get(id);
-    if (arrival === undefined) return;
-    rows.push({ id, sensorPk: arrival.sensorPk, valueAt: arrival.valueAt, value: arrival.value });
+  function visitWaiting(
+    sensorPk: number,
+    afterId: number,
+    upToId: number,
+    each: (id: number, valueAt: number, value: number) => boolean,
+  ): void {
+    const ids: number[] = [];
+    let isInOrder = true;
+    for (const id of tail.ofSensor(sensorPk)) {
+      if (id <= afterId || id > upToId) continue;
+      isInOrder &&= ids.length === 0 || id > (ids[ids.length - 1] as number);
+      ids.push(id);
+    }
+    if (!isInOrder) ids.sort((a, b) => a - b);
+    for (const id of ids) if (!each(id, tail.timeOf(id), tail.valueOf(id))) return;
   }
 
   function removeFromTail(sensorPk: number, ids: readonly number[]): void {
@@ -300,6 +343,10 @@ export function createReadings(
       return { first: Math.min(inTail, blocks.firstFrom(sensorPk, from)), last: newest.valueAt };
     },
     after,
+    visitAfter,
+    visitWaiting,
+    sensorsWaiting: () => tail.sensors().toSorted((a, b) => a - b),
+    firstWaitingId: tail.first,
     lastId: () => tail.next() - 1,
     replace(id, valueAt, value) {
       const arrival = tail.get(id);
@@ -366,6 +413,7 @@ export function createReadings(
       return true;
     },
     isSealingDue,
+    maxRecent,
 
     mark: arrivals.mark,
     hasChanged: arrivals.hasChanged,

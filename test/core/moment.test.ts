@@ -3,7 +3,7 @@ import { DomainError } from "../../src/core/errors.ts";
 import { readData } from "../../src/core/points.ts";
 import { createReading, deleteReading, listReadings, updateReading } from "../../src/core/readings.ts";
 import { sweepStep } from "../../src/core/retention.ts";
-import { rollUpStep } from "../../src/core/rollups.ts";
+import { rollUpStep } from "../../src/core/rounds.ts";
 import { aggregateRange, aggregateSeries } from "../../src/core/series.ts";
 import { openZone, utc, type Interval, type Zone } from "../../src/core/intervals.ts";
 import { runToEnd, type Steps } from "../../src/steps.ts";
@@ -78,7 +78,7 @@ test.each(reads)("%s: what is read shows one of the moments that went by meanwhi
       ids.push(createReading(ctx, { sensorId: sensor.id, value: i, valueAt }).id);
     }
   });
-  while ((await t.commit((ctx) => rollUpStep(ctx, 1_000))) === 1_000);
+  while (await t.commit((ctx) => rollUpStep(ctx, 1_000)));
   await sealAll(1_000);
 
   const pick = (): number => ids[Math.floor(random() * ids.length)] as number;

@@ -2,7 +2,7 @@ import { createHmac } from "node:crypto";
 import type { MqttClient } from "mqtt";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { recordReading } from "../../src/core/readings.ts";
-import { completePeriods, rollUpStep } from "../../src/core/rollups.ts";
+import { completePeriods, rollUpStep } from "../../src/core/rounds.ts";
 import { webhookEvents } from "../../src/core/webhooks.ts";
 import { startRollup } from "../../src/jobs/rollup.ts";
 import { connectMqtt, createApi, logIn, until, type Api } from "../support/client.ts";
@@ -545,7 +545,7 @@ describe("aggregation.completed", () => {
     const store = (sensorId: string, value: number) =>
       outbox.commit((ctx) => recordReading(ctx, { sensorId, value }, { isOwn: true }));
     await outbox.commit(completePeriods); // from now on
-    const rollup = startRollup({ domain: outbox.domain, log: outbox.log, everyMs: 10 });
+    const rollup = startRollup({ domain: outbox.domain, bus: outbox.bus, log: outbox.log, everyMs: 10 });
     closing.push(() => rollup.stop());
     await store(one.id, 1);
     await store(one.id, 2);
