@@ -34,9 +34,15 @@ export interface Wal {
 
 const syncEveryMs = 1_000;
 
-/** Zeros are written so many at a time. */
+/** Room is made for so much at a time. */
 const roomBytes = 256 * 1024;
-const zeros = Buffer.alloc(roomBytes);
+/**
+ * Page by page: what is written in one piece the kernel keeps in one piece, and when a part of it changes it counts all of
+ * it as written (`write_bytes` of /proc/PID/io, and what it lets a process write before it makes it wait).
+ */
+const zeros = Buffer.alloc(4_096);
+
+const roundUp = (bytes: number, unit: number): number => Math.ceil(bytes / unit) * unit;
 
 /** The write-ahead log as a file, to wait for the disk with. SQLite locks the store itself and never this one. */
 export function openWal(
@@ -61,9 +67,11 @@ export function openWal(
     makeRoom() {
       if (wantedBytes === 0) return;
       try {
-        let { size } = fstatSync(file);
+        const { size } = fstatSync(file);
         // Where it is shorter, it has been cut off since.
-        for (; size >= usedBytes && size < wantedBytes; size += roomBytes) writeSync(file, zeros, 0, roomBytes, size);
+        const end = size >= usedBytes && size < wantedBytes ? roundUp(wantedBytes, roomBytes) : 0;
+        for (let at = roundUp(size, zeros.length); at < end; at += zeros.length)
+          writeSync(file, zeros, 0, zeros.length, at);
       } catch (error) {
         log.sampled("store.wal_room", "no room for the write-ahead log to grow into", { error });
       }
