@@ -26,7 +26,7 @@ const readingsPerStep = 10_000;
 const hoursPerStep = 150;
 /** A round is worth it for so many readings, and for so many of each sensor. */
 const readingsPerRound = 8_192;
-const readingsOfEach = 256;
+export const readingsOfEach = 256;
 /** What is sealed already, after a move from an earlier schema, is looked for block by block. */
 const sealedPerStep = 2_000;
 

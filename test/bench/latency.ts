@@ -1,10 +1,10 @@
-import { spawnSync } from "node:child_process";
 import { closeSync, fdatasyncSync, openSync, writeSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createClient } from "./client.ts";
 import { makeFolder, startGateway, startLoad, startScript } from "./processes.ts";
 import { atMost, median, quantile, type Figure } from "./report.ts";
 import { logIn } from "./rest.ts";
+import { slowDown } from "./slow-disk.ts";
 import { makeStore } from "./store.ts";
 
 // One device that waits for each PUBACK, beside what the disk needs for its part of it; and what a disk as slow as an SD
@@ -96,18 +96,12 @@ const loopLag = (metrics: string): number =>
   1_000 * Number(/^nodejs_eventloop_lag_p99_seconds (\S+)$/m.exec(metrics)?.[1]);
 
 async function measureSlowDisk(): Promise<Figure[]> {
-  if (spawnSync("strace", ["-V"]).error !== undefined)
-    return [{ what: "latency: on a slow disk", measured: "skipped: strace is not installed" }];
-  const calls = "fsync,fdatasync";
-  // Only these two calls stop for it, and it stays behind the gateway instead of in front of it.
-  const by = ["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", `trace=${calls}`];
-  const slow = [...by, "-e", `inject=${calls}:delay_exit=${slowMs * 1_000}`];
-  if (spawnSync(slow[0] as string, [...slow.slice(1), "true"]).status !== 0)
-    return [{ what: "latency: on a slow disk", measured: "skipped: strace may not trace here" }];
+  const slow = slowDown(slowMs);
+  if ("reason" in slow) return [{ what: "latency: on a slow disk", measured: `skipped: ${slow.reason}` }];
 
   using folder = makeFolder();
   const sensorIds = await makeStore(folder.path, 100, 1_000);
-  await using gateway = await startGateway(folder.path, { by: slow });
+  await using gateway = await startGateway(folder.path, slow);
   await using load = await startLoad();
   using client = createClient(gateway.url, await logIn(gateway.url));
   const order = { port: gateway.mqttPort, topic: "lambdaiot", sensorIds, isTimed: true };

@@ -136,8 +136,13 @@ export async function receive<T>(child: ChildProcess): Promise<T> {
 }
 
 /** Another file of this folder as a process, and the number that it says first: its port where it listens. */
-export async function startScript(name: string, args: string[] = []): Promise<Program & { hello: number }> {
-  const child = fork(fileURLToPath(new URL(name, import.meta.url)), args);
+export async function startScript(
+  name: string,
+  args: string[] = [],
+  { by = [] }: Pick<GatewayOptions, "by"> = {},
+): Promise<Program & { hello: number }> {
+  const [execPath, ...execArgv] = [...by, process.execPath];
+  const child = fork(fileURLToPath(new URL(name, import.meta.url)), args, { execPath, execArgv });
   return { ...endWith(child), hello: await receive<number>(child) };
 }
 

@@ -1,6 +1,6 @@
 // The usual way beside a broker: a subscriber with mqtt.js that writes what it hears into SQLite, in batches.
 //
-//   subscriber.ts BROKER_URL TOPIC FILE
+//   subscriber.ts BROKER_URL TOPIC FILE        FILE may have readings already
 import Sqlite from "better-sqlite3";
 import mqtt from "mqtt";
 
@@ -12,8 +12,8 @@ const sqlite = new Sqlite(file);
 sqlite.pragma("journal_mode = WAL");
 sqlite.pragma("synchronous = FULL");
 sqlite.exec(
-  `CREATE TABLE readings (id INTEGER PRIMARY KEY, sensor_id TEXT NOT NULL, value_at TEXT NOT NULL, value REAL NOT NULL);
-   CREATE INDEX readings_sensor_time ON readings (sensor_id, value_at)`,
+  `CREATE TABLE IF NOT EXISTS readings (id INTEGER PRIMARY KEY, sensor_id TEXT NOT NULL, value_at TEXT NOT NULL, value REAL NOT NULL);
+   CREATE INDEX IF NOT EXISTS readings_sensor_time ON readings (sensor_id, value_at)`,
 );
 const insert = sqlite.prepare<[string, string, number]>(
   "INSERT INTO readings (sensor_id, value_at, value) VALUES (?, ?, ?)",
