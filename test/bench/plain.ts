@@ -46,6 +46,13 @@ export const createAcl = (): Acl => ({ canPublish: () => true, canSubscribe: () 
 
 export const createLogin = (): LogIn => () => Promise.resolve(anyone);
 
+/** What somebody waits for an answer of. */
+const answers: Record<string | symbol, (() => unknown) | undefined> = {
+  keepSession: () => true,
+  firstFreeMessageId: () => 1,
+  stats: () => ({ sessions: 0, subscriptions: 0, queued: 0, queuedBytes: 0, retained: 0, retainedBytes: 0 }),
+};
+
 /** Aedes' own; of what the gateway's has besides, nothing is there to be done. */
 export const createPersistence = (): object =>
   new Proxy(memory(), {
@@ -53,6 +60,6 @@ export const createPersistence = (): object =>
       const value = Reflect.get(target, name) as unknown;
       if (typeof value === "function") return value.bind(target) as unknown;
       if (name in target) return value;
-      return name === "keepSession" ? () => true : name === "firstFreeMessageId" ? () => 1 : () => undefined;
+      return answers[name] ?? (() => undefined);
     },
   });
