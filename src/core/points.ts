@@ -1,6 +1,7 @@
 import { and, eq } from "drizzle-orm";
 import type { Steps } from "../steps.ts";
 import { sensors } from "../store/schema.ts";
+import type { Aggregation } from "./collected.ts";
 import type { Ctx } from "./ctx.ts";
 import { findPrimarySensor, type Sensor } from "./device-list.ts";
 import { getAnyDevice, type Device } from "./devices.ts";
@@ -10,7 +11,7 @@ import { requireAccess, spendRecords } from "./products.ts";
 import { recordReading } from "./readings.ts";
 import { firstInstant, readDroppedBefore } from "./retention.ts";
 import { ofOneMoment } from "./moment.ts";
-import { aggregateRange, aggregateSeries, type Aggregation } from "./series.ts";
+import { aggregateRange, aggregateSeries } from "./series.ts";
 import { maxAheadMs } from "./time.ts";
 
 // A device's data as /v1 sees it: points of its primary sensor, or of another one that is named.

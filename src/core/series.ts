@@ -3,6 +3,7 @@ import type { Ctx } from "./ctx.ts";
 import { DomainError } from "./errors.ts";
 import { roundSum } from "./exact-sum.ts";
 import { firstInstant, readDroppedBefore } from "./retention.ts";
+import { collectInto, summarize, toPoint, type Aggregation, type Point, type Sums } from "./collected.ts";
 import { ofOneMoment } from "./moment.ts";
 import { createBuckets, lengthOf, utc, type Buckets, type Interval, type Zone } from "./intervals.ts";
 import {
@@ -24,9 +25,6 @@ import {
 
 const { hour, day } = rollupWidths;
 
-export type Aggregation = "avg" | "min" | "max" | "sum" | "count";
-export const aggregations = ["avg", "min", "max", "sum", "count"] as const satisfies readonly Aggregation[];
-
 /** More buckets than a chart has pixels for. */
 export const maxBuckets = 50_000;
 
@@ -36,12 +34,6 @@ export interface Range {
   from?: number | undefined;
   /** Exclusive; absent: to the last reading. */
   to?: number | undefined;
-}
-
-export interface Point {
-  at: number;
-  value: number;
-  count: number;
 }
 
 /** A range with its ends, and the instant before which only rollups tell what was in it. */
@@ -63,12 +55,6 @@ function clip(ctx: Ctx, { sensorPk, from = firstInstant, to = Number.MAX_SAFE_IN
   if (first === Infinity) return undefined;
   const last = Math.max(there?.last ?? -Infinity, gone?.last ?? -Infinity);
   return { sensorPk, from: first, to: last + 1, droppedBefore, upToId: ctx.readings.lastId() };
-}
-
-/** Where what a range holds is added up: a rollup, or a reading by itself. */
-interface Sums {
-  addRow(row: RollupRow): void;
-  addOne(value: number, at: number): void;
 }
 
 /** One bucket over the range; none where it holds no readings, except that their count is 0. Stamped at `from`. */
@@ -135,75 +121,6 @@ export const aggregateSeries = (
   });
 
 const ceilTo = (at: number, width: number): number => Math.ceil(at / width) * width;
-
-interface Bucket {
-  start: number;
-  end: number;
-  /** What is in it, where that is one rollup: the usual case, and then there is nothing to add up. */
-  row: RollupRow | undefined;
-  aggregate: Aggregate | undefined;
-}
-
-/** So many points are made in about 0.1 ms. */
-const pointsPerStep = 512;
-
-function collectInto(buckets: Buckets): Sums & { points(aggregation: Aggregation): Steps<Point[]> } {
-  /** In order of time. */
-  const found: Bucket[] = [];
-  let current: Bucket | undefined;
-
-  /** The bucket of an instant. What comes in order finds it without a search, and mostly without asking the calendar. */
-  function at(instant: number): Bucket {
-    if (current !== undefined && instant >= current.start && instant < current.end) return current;
-    const start = buckets.startOf(instant);
-    const place = placeOf(start);
-    const known = found[place];
-    if (known?.start === start) return (current = known);
-    current = { start, end: buckets.endOf(start), row: undefined, aggregate: undefined };
-    if (place === found.length) found.push(current);
-    else found.splice(place, 0, current);
-    return current;
-  }
-
-  /** Where the first bucket is that does not begin before. */
-  function placeOf(start: number): number {
-    let low = 0;
-    let high = found.length;
-    if (high === 0 || (found[high - 1] as Bucket).start < start) return high;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if ((found[middle] as Bucket).start < start) low = middle + 1;
-      else high = middle;
-    }
-    return low;
-  }
-
-  /** The sums of a bucket to which something is added. */
-  function open(bucket: Bucket): Aggregate {
-    bucket.aggregate ??= emptyAggregate();
-    if (bucket.row !== undefined) addRollup(bucket.aggregate, bucket.row);
-    bucket.row = undefined;
-    return bucket.aggregate;
-  }
-
-  return {
-    addRow(row) {
-      const bucket = at(row[0]);
-      if (bucket.row === undefined && bucket.aggregate === undefined) bucket.row = row;
-      else addRollup(open(bucket), row);
-    },
-    addOne: (value, instant) => addValue(open(at(instant)), value),
-    *points(aggregation) {
-      const points: Point[] = [];
-      for (let i = 0; i < found.length; i++) {
-        const { start, row, aggregate } = found[i] as Bucket;
-        points.push(toPoint(start, row === undefined ? summarize(aggregate as Aggregate) : ofRow(row), aggregation));
-        if (i % pointsPerStep === pointsPerStep - 1) yield;
-      }
-      return points;
-    },
-  };
-}
 
 /** The widest rollup of which every bucket of the series is made up; `undefined` where there is none. */
 function cellWidth(interval: Interval, zone: Zone, from: number, to: number): number | undefined {
@@ -277,20 +194,4 @@ function* addCells(ctx: Ctx, sums: Sums, part: Part, [width, ...narrower]: numbe
   yield* addCells(ctx, sums, { ...part, to: start }, narrower);
   yield* visitRollups(ctx, { width, sensorPk, from: start, to: end }, sums.addRow);
   yield* addCells(ctx, sums, { ...part, from: end }, narrower);
-}
-
-interface Summary {
-  count: number;
-  sum: number;
-  min: number;
-  max: number;
-}
-
-const summarize = ({ count, sum, min, max }: Aggregate): Summary => ({ count, sum: roundSum(sum), min, max });
-
-const ofRow = ([, count, sum, , min, max]: RollupRow): Summary => ({ count, sum, min, max });
-
-function toPoint(at: number, { count, sum, min, max }: Summary, aggregation: Aggregation): Point {
-  const value = { avg: sum / count, min, max, sum, count }[aggregation];
-  return { at, value, count };
 }

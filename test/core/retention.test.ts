@@ -16,7 +16,8 @@ import {
 import { chooseCut, firstInstant, readDroppedBefore, sweepStep, type Sweep } from "../../src/core/retention.ts";
 import { rollupWidths } from "../../src/core/rollups.ts";
 import { rollUpStep } from "../../src/core/rounds.ts";
-import { aggregateRange, aggregateSeries, aggregations, type Aggregation } from "../../src/core/series.ts";
+import { aggregations, type Aggregation } from "../../src/core/collected.ts";
+import { aggregateRange, aggregateSeries } from "../../src/core/series.ts";
 import type { StoredReading } from "../../src/store/readings.ts";
 import { addComponent, countReadings, countRows, openTestStore, type TestStore } from "../support/store.ts";
 import { runToEnd } from "../../src/steps.ts";

@@ -5,7 +5,8 @@ import { createBuckets, openZone, utc, type Interval, type Zone } from "../../sr
 import { createReading, deleteReading, sealStep, updateReading } from "../../src/core/readings.ts";
 import { readRollupProgress } from "../../src/core/rollups.ts";
 import { isRolledUp, rollUpStep } from "../../src/core/rounds.ts";
-import { aggregateRange, aggregateSeries, aggregations, type Aggregation, type Point } from "../../src/core/series.ts";
+import { aggregations, type Aggregation, type Point } from "../../src/core/collected.ts";
+import { aggregateRange, aggregateSeries } from "../../src/core/series.ts";
 import { addComponent, openTestStore, type TestStore } from "../support/store.ts";
 import { runToEnd } from "../../src/steps.ts";
 

@@ -1,10 +1,10 @@
 import * as v from "valibot";
+import { aggregations } from "../../core/collected.ts";
 import { displayIdOf } from "../../core/devices.ts";
 import { DomainError } from "../../core/errors.ts";
 import { intervals, openZone } from "../../core/intervals.ts";
 import { openBoughtData, readData, spendOnData, submitPoints, type Data, type DataQuery } from "../../core/points.ts";
 import { finiteNumber, instant, label, text, uuid } from "../../core/schemas.ts";
-import { aggregations } from "../../core/series.ts";
 import { formatInstant } from "../../core/time.ts";
 import { route, type Call } from "../route.ts";
 import { writeData } from "./data-json.ts";
