@@ -1,9 +1,12 @@
 import { createHash } from "node:crypto";
 import {
   constants,
+  closeSync,
   copyFileSync,
   existsSync,
+  fsyncSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -120,8 +123,16 @@ export async function openDataset(options: DatasetOptions): Promise<Dataset> {
 }
 
 /** Puts a copy where a gateway finds it in `folder`. */
-export const copyDataset = ({ path }: Dataset, folder: string): void =>
-  copyFileSync(path, `${folder}/lambdaiot.db`, constants.COPYFILE_FICLONE);
+export function copyDataset({ path }: Dataset, folder: string): void {
+  const copy = `${folder}/lambdaiot.db`;
+  copyFileSync(path, copy, constants.COPYFILE_FICLONE);
+  // Or the system writes it half a minute later, and whoever waits for the disk then waits for that.
+  for (const file of [path, copy]) {
+    const handle = openSync(file, "r+");
+    fsyncSync(handle);
+    closeSync(handle);
+  }
+}
 
 interface Cell {
   startAt: number;
