@@ -89,10 +89,12 @@ export function collectInto(buckets: Buckets): Sums & { points(aggregation: Aggr
       rows = new Float64Array(length * 10);
       rows.set(oldRows);
     }
-    starts.copyWithin(current + 1, current, length);
-    rows.copyWithin((current + 1) * 5, current * 5, length * 5);
+    if (current < length) {
+      starts.copyWithin(current + 1, current, length);
+      rows.copyWithin((current + 1) * 5, current * 5, length * 5);
+      rows.fill(0, current * 5, current * 5 + 5);
+    }
     starts[current] = start;
-    rows.fill(0, current * 5, current * 5 + 5);
     length += 1;
   }
 

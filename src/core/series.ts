@@ -1,11 +1,10 @@
 import type { Steps } from "../steps.ts";
 import type { Ctx } from "./ctx.ts";
 import { DomainError } from "./errors.ts";
-import { roundSum } from "./exact-sum.ts";
 import { firstInstant, readDroppedBefore } from "./retention.ts";
 import { collectInto, summarize, toPoint, type Aggregation, type Point, type Sums } from "./collected.ts";
 import { ofOneMoment } from "./moment.ts";
-import { createBuckets, lengthOf, utc, type Buckets, type Interval, type Zone } from "./intervals.ts";
+import { createBuckets, lengthOf, utc, type Interval, type Zone } from "./intervals.ts";
 import {
   addRollup,
   addValue,
@@ -15,8 +14,6 @@ import {
   readWatermarkOf,
   rollupWidths,
   visitRollups,
-  type Aggregate,
-  type RollupRow,
 } from "./rollups.ts";
 
 // Aggregates over a range of one sensor's readings, whole or in buckets: from the widest rollups that fit, the readings
