@@ -1,4 +1,4 @@
-import { getTableColumns, sql, type SQL } from "drizzle-orm";
+import { eq, getTableColumns, sql, type SQL } from "drizzle-orm";
 import { devices } from "../store/schema.ts";
 import { lastSeenSql } from "../store/sightings.ts";
 import type { Ctx } from "./ctx.ts";
@@ -20,7 +20,9 @@ export function noteSeen(ctx: Ctx, device: { pk: number; lastSeenAt: number | nu
   const now = ctx.now();
   // A clock that was set back must not freeze the time of the last sign of life in the future.
   if (lastSeenAt !== null && Math.abs(now - lastSeenAt) < resolutionMs) return;
-  ctx.sightings.note(pk, now);
+  // The first time is saved at once: a device that is there, and was never seen, is a riddle after a crash.
+  if (lastSeenAt === null) ctx.db.update(devices).set({ savedSeenAt: now }).where(eq(devices.pk, pk)).run();
+  else ctx.sightings.note(pk, now);
   device.lastSeenAt = now; // what is kept in memory of the device stays right (see store/sources)
 }
 

@@ -20,10 +20,24 @@ const saved = (): (number | null)[] =>
   t.store.db.$client.prepare<[], number | null>("SELECT last_seen_at FROM devices ORDER BY pk").pluck().all();
 const save = () => t.commit((ctx) => saveSightings(ctx, 0, 100));
 
+/** Seen before, which is saved, and again five seconds later. */
+async function seeAgain(...devices: Device[]): Promise<number> {
+  await t.commit((ctx) => devices.forEach((one) => see(ctx, one)));
+  t.clock.at += 5_000;
+  await t.commit((ctx) => devices.forEach((one) => see(ctx, one)));
+  return t.clock.at;
+}
+
 test("when a device was last seen is known at once, and in the store once it is saved", async () => {
-  await t.commit(see);
-  expect([seenAt(), saved()]).toEqual([start, [null]]);
+  const later = await seeAgain(device);
+  expect([seenAt(), saved()]).toEqual([later, [start]]);
   expect(await save()).toBeUndefined();
+  expect([seenAt(), saved()]).toEqual([later, [later]]);
+  expect(t.read(areSightingsUnsaved)).toBe(false);
+});
+
+test("that a device was seen at all is in the store at once", async () => {
+  await t.commit(see);
   expect([seenAt(), saved()]).toEqual([start, [start]]);
   expect(t.read(areSightingsUnsaved)).toBe(false);
 });
@@ -58,19 +72,19 @@ test("a message that is taken back has not been seen", async () => {
 });
 
 test("a save that is taken back leaves what it would have saved", async () => {
-  await t.commit(see);
+  const later = await seeAgain(device);
   const failing = t.commit((ctx) => {
     saveSightings(ctx, 0, 100);
     throw new Error("changed my mind");
   });
   await expect(failing).rejects.toThrow("changed my mind");
-  expect([seenAt(), saved()]).toEqual([start, [null]]);
+  expect([seenAt(), saved()]).toEqual([later, [start]]);
   await save();
-  expect(saved()).toEqual([start]);
+  expect(saved()).toEqual([later]);
 });
 
 test("a device that is gone takes it along, and its successor has not been seen", async () => {
-  await t.commit(see);
+  await seeAgain(device);
   await t.commit((ctx) => deleteDevice(ctx, device.id));
   const next = await t.commit((ctx) => addDevice(ctx));
   expect(seenAt(next)).toBeNull();
@@ -81,14 +95,12 @@ test("a device that is gone takes it along, and its successor has not been seen"
 
 test("many are saved a few at a time, those that were seen", async () => {
   const more = await t.commit((ctx) => Array.from({ length: 9 }, () => addDevice(ctx)));
-  await t.commit((ctx) => {
-    for (const one of more.filter((_, i) => i % 2 === 0)) see(ctx, one);
-  });
+  const later = await seeAgain(...more.filter((_, i) => i % 2 === 0));
   const steps: number[][] = [];
   for (let afterPk: number | undefined = 0; afterPk !== undefined;) {
     const from: number = afterPk;
     afterPk = await t.commit((ctx) => saveSightings(ctx, from, 2));
-    steps.push(saved().flatMap((at, i) => (at === null ? [] : [i])));
+    steps.push(saved().flatMap((at, i) => (at === later ? [i] : [])));
   }
   expect(steps).toEqual([
     [1, 3],
@@ -100,6 +112,7 @@ test("many are saved a few at a time, those that were seen", async () => {
 test("that a device was seen writes nothing to the log; its reading does, a page", async () => {
   const sensor = await t.commit((ctx) => addComponent(ctx, "sensor", device.id));
   await t.commit((ctx) => createReading(ctx, { sensorId: sensor.id, value: 1, valueAt: start }));
+  await t.commit((ctx) => recordReading(ctx, { sensorId: sensor.id, value: 2, valueAt: start }));
   const frames = (): number => (t.store.db.$client.pragma("wal_checkpoint(NOOP)") as [{ log: number }])[0].log;
   const written = async (valueAt: number): Promise<number> => {
     const before = frames();
