@@ -246,6 +246,7 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
     cache.delete(pk);
     unreadable.delete(pk);
     unwritable.delete(pk);
+    stuck.delete(pk);
   }
 
   /** A sensor's blocks, oldest first; those that are damaged are passed over from the second time on. */
@@ -253,7 +254,7 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
     let place = startAbove.get(sensorPk, -Infinity, 0);
     while (place !== undefined) {
       const [pk, startAt, startId] = place;
-      const extent = stuck.has(pk) ? undefined : remember(pk, () => extentOf.get(pk));
+      const extent = stuck.has(pk) ? undefined : leaveAlone(stuck, pk, () => extentOf.get(pk));
       if (extent !== undefined) yield [pk, ...extent];
       place = startAbove.get(sensorPk, startAt, startId);
     }
@@ -282,11 +283,11 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
   }
 
   /** Where `work` finds a block damaged, SQLite writes nothing more in this transaction; it is left alone in the next. */
-  function remember<T>(pk: number, work: () => T): T {
+  function leaveAlone<T>(damaged: Set<number>, pk: number, work: () => T): T {
     try {
       return work();
     } catch (error) {
-      if (isDamage(error)) stuck.add(pk);
+      if (isDamage(error)) damaged.add(pk);
       throw error;
     }
   }
@@ -320,20 +321,17 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
   }
 
   function putInto(sensorPk: number, pk: number, added: Columns, isLast: boolean): void {
-    let block: Columns | undefined;
-    try {
+    const { block, bytes } = leaveAlone(unreadable, pk, () => {
       const data = dataOf.get(pk);
       if (data === undefined) throw createDamage();
-      block = decodeColumns(data);
+      return { block: decodeColumns(data), bytes: data.length };
+    });
+    leaveAlone(unwritable, pk, () => {
       // A full page that nothing reaches into stays as it is.
-      const isFull = data.length >= maxBlockBytes * 0.9 || unwritable.has(pk);
+      const isFull = bytes >= maxBlockBytes * 0.9 || unwritable.has(pk);
       if (isFull && isBefore(block, block.ids.length - 1, added, 0)) write(sensorPk, undefined, added, isLast);
       else write(sensorPk, pk, interleave(block, added), isLast);
-    } catch (error) {
-      // SQLite writes nothing more in this transaction; in the next one the block is left alone.
-      if (isDamage(error)) (block === undefined ? unreadable : unwritable).add(pk);
-      throw error;
-    }
+    });
   }
 
   return {
@@ -412,7 +410,7 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
     removeOf(sensorPk, limit) {
       let removed = 0;
       for (const [pk, , , count] of firstBlocks(sensorPk)) {
-        remember(pk, () => drop(pk));
+        leaveAlone(stuck, pk, () => drop(pk));
         removed += count;
         if (removed >= limit) break;
       }
@@ -424,12 +422,12 @@ export function createBlocks(sqlite: Database, onChange: (sensorPk: number) => v
       for (const [pk, startAt, endAt, count, highestId] of firstBlocks(sensorPk)) {
         if (removed.rows >= limit || startAt >= at || highestId > upToId) break;
         if (endAt < at) {
-          remember(pk, () => drop(pk));
+          leaveAlone(stuck, pk, () => drop(pk));
           removed.readings += count;
           removed.rows += 1;
           continue;
         }
-        remember(pk, () => {
+        leaveAlone(stuck, pk, () => {
           const block = decodeColumns(dataOf.get(pk) as Buffer);
           const gone = placeIn(block, { at, id: 0 });
           write(sensorPk, pk, slice(block, gone, block.ids.length), endOf(sensorPk).at === endAt);
