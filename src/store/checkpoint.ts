@@ -57,14 +57,8 @@ export function createCheckpointer({
   const letGo = reader.prepare("COMMIT");
   const pageBytes = sqlite.pragma("page_size", { simple: true }) as number;
   const maxPages = maxWalBytes / pageBytes;
-  let usedBytes = 0;
+  wal.noteUse(0);
   let commits = 0;
-
-  function noteUse(bytes: number): void {
-    wal.wantRoom(bytes, Math.max(0, bytes - usedBytes));
-    usedBytes = bytes;
-  }
-  noteUse(0);
 
   function copy(): void {
     hold.run();
@@ -89,7 +83,7 @@ export function createCheckpointer({
       commits += 1;
       if (commits % lookEvery !== 0 || reader.inTransaction) return done();
       const pages = look.get();
-      if (pages !== undefined) noteUse(pages.log * (pageBytes + frameHeaderBytes));
+      if (pages !== undefined) wal.noteUse(pages.log * (pageBytes + frameHeaderBytes));
       if (pages === undefined || pages.log - pages.checkpointed < maxPages) return done();
       wal.syncNow((walError) => {
         if (walError !== null) return fail(walError, done);

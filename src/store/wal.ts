@@ -25,8 +25,8 @@ export interface Wal {
   sync(done: (error: Error | null) => void): void;
   /** Calls back when the disk has all of the log, whatever counts. */
   syncNow(done: (error: Error | null) => void): void;
-  /** The log is so long now, and grows by so much at a time: there is to be room for more. */
-  wantRoom(usedBytes: number, growth: number): void;
+  /** The log is so long now: there is to be room for as much more as has come since this was said last. */
+  noteUse(usedBytes: number): void;
   /** Makes that room. To be called in a transaction that writes: nobody else appends to the log then. */
   makeRoom(): void;
   close(): void;
@@ -59,10 +59,10 @@ export function openWal(
 
   // A file that becomes longer with each commit has the disk write where it ends now, each time: a sync of that takes two to
   // three times as long as one of what is written over. What SQLite has not written it takes for no part of the log.
-  const room: Pick<Wal, "wantRoom" | "makeRoom"> = {
-    wantRoom(bytes, growth) {
+  const room: Pick<Wal, "noteUse" | "makeRoom"> = {
+    noteUse(bytes) {
+      wantedBytes = bytes + Math.min(Math.max(roomBytes / 2, bytes - usedBytes), 2 * roomBytes);
       usedBytes = bytes;
-      wantedBytes = bytes + Math.min(Math.max(roomBytes / 2, growth), 2 * roomBytes);
     },
     makeRoom() {
       if (wantedBytes === 0) return;
