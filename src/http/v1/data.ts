@@ -3,9 +3,18 @@ import { aggregations } from "../../core/collected.ts";
 import { displayIdOf } from "../../core/devices.ts";
 import { DomainError } from "../../core/errors.ts";
 import { intervals, openZone } from "../../core/intervals.ts";
-import { openBoughtData, readData, spendOnData, submitPoints, type Data, type DataQuery } from "../../core/points.ts";
+import {
+  openBoughtData,
+  readData,
+  spendOnData,
+  submitPoints,
+  type Data,
+  type DataPoint,
+  type DataQuery,
+} from "../../core/points.ts";
 import { finiteNumber, instant, label, text, uuid } from "../../core/schemas.ts";
 import { formatInstant } from "../../core/time.ts";
+import { runToEnd } from "../../steps.ts";
 import { route, type Call } from "../route.ts";
 import { writeData } from "./data-json.ts";
 import { deviceParams, timestamp, wholeNumber } from "./shapes.ts";
@@ -76,14 +85,6 @@ function toQuery({ from, to, limit, aggregation, interval, tz, sensor }: v.Infer
   return { from, to, limit, aggregation, interval, zone, sensorId: sensor };
 }
 
-const toPoints = ({ points, unit }: Data) =>
-  points.map(({ at, value, count }) => ({
-    timestamp: formatInstant(at),
-    value,
-    ...(unit !== null && { unit }),
-    ...(count !== undefined && { count }),
-  }));
-
 /** For whoever bought it: what they get to see is counted off first. */
 async function readBought(
   { isHead, read, readInSteps, commit }: Call,
@@ -145,11 +146,10 @@ export const dataRoutes = () => [
       }));
       const data = await commit((ctx) => submitPoints(ctx, deviceId, sensor, points));
       const shownId = displayIdOf(data.device);
-      const [first, ...rest] = toPoints(data);
-      if (Array.isArray(body) || first === undefined) {
-        return { deviceId: shownId, data: first === undefined ? [] : [first, ...rest], total: data.total };
-      }
-      return { deviceId: shownId, ...first };
+      if (Array.isArray(body)) return runToEnd(writeData(shownId, data));
+      const { unit } = data;
+      const [{ at, value }] = data.points as [DataPoint];
+      return { deviceId: shownId, timestamp: formatInstant(at), value, ...(unit !== null && { unit }) };
     },
   }),
 ];
