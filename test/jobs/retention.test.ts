@@ -7,7 +7,8 @@ import { rollupWidths } from "../../src/core/rollups.ts";
 import { rollUpStep } from "../../src/core/rounds.ts";
 import { aggregateRange } from "../../src/core/series.ts";
 import type { Job } from "../../src/jobs/periodic.ts";
-import { startRetention, type RetentionOptions } from "../../src/jobs/retention.ts";
+import type { RetentionOptions } from "../../src/jobs/retention.ts";
+import { startTestRetention } from "../support/retention.ts";
 import { until } from "../support/client.ts";
 import { createRandom } from "../support/random.ts";
 import { addComponent, openTestStore, start, type TestStore } from "../support/store.ts";
@@ -29,19 +30,7 @@ afterEach(async () => {
   await t.close();
 });
 
-const run = (options: Partial<RetentionOptions> = {}): Job =>
-  (job = startRetention({
-    domain: t.domain,
-    bus: t.bus,
-    log: t.log,
-    counters: t.counters,
-    now: () => t.clock.at,
-    policy: { rawDays: 90, rollupDays: 3_650 },
-    maxBytes: 0,
-    hasRoom: () => true,
-    everyMs: 20,
-    ...options,
-  }));
+const run = (options: Partial<RetentionOptions> = {}): Job => (job = startTestRetention(t, options));
 
 const random = createRandom(1);
 

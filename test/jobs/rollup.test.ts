@@ -4,7 +4,7 @@ import { createReading, listReadings } from "../../src/core/readings.ts";
 import { isRolledUp } from "../../src/core/rounds.ts";
 import { aggregateRange } from "../../src/core/series.ts";
 import type { Job } from "../../src/jobs/periodic.ts";
-import { startRetention } from "../../src/jobs/retention.ts";
+import { startTestRetention } from "../support/retention.ts";
 import { startRollup } from "../../src/jobs/rollup.ts";
 import { startSeal } from "../../src/jobs/seal.ts";
 import { runToEnd } from "../../src/steps.ts";
@@ -62,19 +62,7 @@ test("what is too old by a limit that was changed goes, though it was in no sum 
   const sensor = await open();
   for (const days of [1, 5]) await add(sensor, start - days * dayMs);
   expect(t.read(isRolledUp)).toBe(false);
-  jobs.push(
-    startRetention({
-      domain: t.domain,
-      bus: t.bus,
-      log: t.log,
-      counters: t.counters,
-      now: () => t.clock.at,
-      policy: { rawDays: 90, rollupDays: 3_650 },
-      maxBytes: 0,
-      hasRoom: () => true,
-      everyMs: 10,
-    }),
-  );
+  jobs.push(startTestRetention(t, { everyMs: 10 }));
   await t.commit((ctx) => updateComponent(ctx, "sensor", sensor.id, { retentionDays: 2 }));
   await until(() => t.read((ctx) => runToEnd(listReadings(ctx, { limit: 10, offset: 0 }))).length === 1);
   expect(count(sensor)).toBe(2);

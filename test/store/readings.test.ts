@@ -398,14 +398,8 @@ for (const damaged of ["page", "bytes"] as const) {
     const path = join(own.folder, "store.db");
     const options = { maxRecent: 1_000 };
     let { sqlite, readings, writer } = openStore(path, options);
-    const random = createRandom(2);
     try {
-      for (let from = 0; from < 20_000; from += 500) {
-        await writer.submit(() => {
-          for (let i = from; i < from + 500; i++) readings.append(1 + (i % 2), i, random());
-        });
-      }
-      while (await writer.submit(() => readings.seal(readings.lastId(), 5_000)));
+      await fillTwo({ readings, writer }, 20_000, (i) => i);
       const [pk, data, startAt, count] = sqlite
         .prepare<[], [pk: number, data: Buffer, startAt: number, count: number]>(
           "SELECT pk, data, start_at, count FROM blocks WHERE sensor_pk = 1 ORDER BY start_at LIMIT 1 OFFSET 3",
@@ -452,14 +446,8 @@ test("where the oldest block of all is damaged, the end of the next one tells up
   const path = join(own.folder, "store.db");
   const options = { maxRecent: 1_000 };
   let { sqlite, readings, writer } = openStore(path, options);
-  const random = createRandom(2);
   try {
-    for (let from = 0; from < 10_000; from += 500) {
-      await writer.submit(() => {
-        for (let i = from; i < from + 500; i++) readings.append(1 + (i % 2), i + (i % 2) * 1_000_000, random());
-      });
-    }
-    while (await writer.submit(() => readings.seal(readings.lastId(), 5_000)));
+    await fillTwo({ readings, writer }, 10_000, (i) => i + (i % 2) * 1_000_000);
     const [first, second] = sqlite
       .prepare<[], { data: Buffer; end: number }>(
         "SELECT data, end_at AS end FROM blocks WHERE sensor_pk = 1 ORDER BY start_at LIMIT 2",
@@ -480,6 +468,21 @@ test("where the oldest block of all is damaged, the end of the next one tells up
     own.remove();
   }
 });
+
+/** Random readings of sensors 1 and 2 in turn, sealed but for the newest. */
+async function fillTwo(
+  { readings, writer }: Pick<ReturnType<typeof openStore>, "readings" | "writer">,
+  count: number,
+  timeOf: (i: number) => number,
+): Promise<void> {
+  const random = createRandom(2);
+  for (let from = 0; from < count; from += 500) {
+    await writer.submit(() => {
+      for (let i = from; i < from + 500; i++) readings.append(1 + (i % 2), timeOf(i), random());
+    });
+  }
+  while (await writer.submit(() => readings.seal(readings.lastId(), 5_000)));
+}
 
 /** Writes over the page that holds a block. */
 function damagePage(path: string, data: Buffer): void {
